@@ -1,0 +1,133 @@
+"""The contract of an algorithm: how it answers a row, and how it learns from a batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchbeast import ops
+from torchbeast.algorithms.gradients import sum_over_ranks
+from torchbeast.data import EnvSpec, Rollout, Tree, rollout_spec, zero_rows
+
+MAX_SKIPPED_UPDATES = 10  # in a row, before a run is called diverged
+
+
+class Once(NamedTuple):
+    """The algorithm learns once from each rollout."""
+
+    unroll_length: int  # T
+    batch_size: int  # B, over all learners
+    max_lag: int | None  # versions that the acting weights may be behind; None: any
+
+
+class Update(NamedTuple):
+    """What one update reports: metrics as tensors, and new priorities for a replay."""
+
+    metrics: dict[str, Tensor]
+    priority: Tensor | None = None
+
+
+class Diverged(RuntimeError):
+    """Gradients were not finite for many updates in a row."""
+
+
+class Algorithm(ABC):
+    """Base of all algorithms: helpers only, no control flow.
+
+    A subclass sets ``config``, ``model``, ``needs`` and its optimizers, and writes ``act`` and
+    ``update``. It knows nothing of processes, buffers or logs.
+    """
+
+    config: Any
+    spec: EnvSpec
+    model: nn.Module
+    needs: Once
+    device: torch.device = torch.device("cpu")
+    _skipped_in_a_row = 0
+
+    @abstractmethod
+    def act(
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+    ) -> tuple[Tree, dict[str, Tensor], Tree]:
+        """Returns actions [1, B, ...], extras and the next state for rows [1, B].
+
+        ``model`` may be a copy of ``self.model`` that lags behind. Without ``explore`` the answer
+        is the one for evaluation.
+        """
+
+    @abstractmethod
+    def update(self, batch: Rollout, steps: int) -> Update:
+        """Learns from a batch [T+1, B] after ``steps`` environment steps: losses to optimizers."""
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """Returns the recurrent state before an episode, () if there is none."""
+        return self.model.initial_state(batch_size)  # type: ignore[operator]
+
+    def rollout_spec(self) -> Rollout:
+        """Returns the Rollout of ArraySpec that acting with this model makes."""
+        row = zero_rows(self.spec, 1)
+        state = self.initial_state(1)
+        with torch.inference_mode():
+            on_device = row._replace(state=state).to(self.device)
+            action, extras, _ = self.act(self.model, on_device, on_device.state, True)
+        return rollout_spec(row._replace(action=action, extras=extras, state=state))
+
+    def gradient_step(
+        self,
+        loss: Tensor,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float | None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """Returns the gradient's norm after one step: zero, backward, over ranks, clip, step.
+
+        ``reduction`` says whether ``loss`` is a sum or a mean over the batch, so that several
+        ranks with a share of the batch each make the step that one rank with all of it makes.
+        A step whose gradient is not finite is left out, and the optimizer does not see it.
+
+        Raises:
+            Diverged: that happened too often in a row.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        sum_over_ranks(parameters, average=reduction == "mean")
+        norm = ops.clip_grad_norm(parameters, math.inf if max_norm is None else max_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+            self._skipped_in_a_row = 0
+            return norm
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_UPDATES:
+            raise Diverged(
+                f"the gradient was not finite in {MAX_SKIPPED_UPDATES} updates in a row: lower "
+                f"--learning_rate, or look for rewards or observations that are not finite"
+            )
+        return norm
+
+    def to(self, device: torch.device) -> None:
+        """Moves the model to ``device``; call it before the first update."""
+        self.device = device
+        self.model.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of every attribute that has one: model, optimizers, targets."""
+        return {name: part.state_dict() for name, part in self._stateful()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` returned.
+
+        Raises:
+            ValueError: a part is missing.
+        """
+        for name, part in self._stateful():
+            if name not in state:
+                raise ValueError(f"expected a part '{name}', got {sorted(state)}")
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> list[tuple[str, Any]]:
+        return [(name, part) for name, part in vars(self).items() if hasattr(part, "state_dict")]

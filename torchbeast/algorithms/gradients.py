@@ -1,0 +1,25 @@
+"""Gradients over several learners."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+
+def num_ranks() -> int:
+    """Returns the number of learners that share each update."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(parameters: list[torch.nn.Parameter], average: bool) -> None:
+    """Makes the gradients of all ranks the sum (or average) of theirs: one flat all-reduce."""
+    ranks = num_ranks()
+    if ranks == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    if average:
+        flat /= ranks
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

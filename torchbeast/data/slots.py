@@ -1,0 +1,129 @@
+"""Slots: rollouts that lie still, written row by row and read in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+
+from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_leaves, tree_map
+from torchbeast.data.shared import SharedBlock
+from torchbeast.data.spec import ArraySpec, is_spec
+
+MAGIC_FLOAT = -4242.42  # what an unwritten float reads as; bytes read 0xAB
+ALIGNMENT = 64  # bytes; a cache line
+
+
+class Slot:
+    """One rollout of fixed shape over one contiguous block of memory.
+
+    ``rollout`` shows it as tensors, ``row(t)`` shows rows [1, B], and ``write_arrival`` and
+    ``write_answer`` fill a row from NumPy arrays or tensors. All of them are views: nothing moves.
+
+    Args:
+        spec: a Rollout of ArraySpec.
+        unroll_length: T; the slot has T + 1 rows.
+        batch_size: B.
+        memory: the block to lie in, at least ``Slot.num_bytes(...)`` long; private if None.
+    """
+
+    def __init__(
+        self, spec: Rollout, unroll_length: int, batch_size: int, memory: Any = None
+    ) -> None:
+        self.unroll_length = unroll_length
+        self.batch_size = batch_size
+        if memory is None:
+            memory = bytearray(self.num_bytes(spec, unroll_length, batch_size))
+        specs, treedef = optree.tree_flatten(tuple(spec), is_leaf=is_spec)
+        offset = 0
+        arrays: list[np.ndarray[Any, Any]] = []
+        for leaf, shape in zip(specs, _shapes(spec, unroll_length, batch_size), strict=True):
+            array = np.ndarray(shape, leaf.dtype, memory, offset)
+            offset += _aligned(array.nbytes)
+            arrays.append(array)
+        self.arrays = Rollout(*optree.tree_unflatten(treedef, arrays))
+        self.rollout = Rollout(*tree_map(torch.from_numpy, tuple(self.arrays)))
+        self._rows = [self.rollout.rows(slice(t, t + 1)) for t in range(unroll_length + 1)]
+        # The hot loop writes through these flat lists: a tree map costs 10 times as much.
+        self._arrival = tree_leaves(tuple(self.arrays[:5]))
+        self._answer = tree_leaves(tuple(self.arrays[5:7]))
+
+    @staticmethod
+    def num_bytes(spec: Rollout, unroll_length: int, batch_size: int) -> int:
+        """Returns the bytes that a slot of this spec takes."""
+        specs = optree.tree_leaves(tuple(spec), is_leaf=is_spec)
+        shapes = _shapes(spec, unroll_length, batch_size)
+        return sum(
+            _aligned(int(np.prod(shape)) * leaf.dtype.itemsize)
+            for leaf, shape in zip(specs, shapes, strict=True)
+        )
+
+    def row(self, t: int) -> Rollout:
+        """Returns row t as a rollout of rows [1, B]."""
+        return self._rows[t]
+
+    def write_arrival(self, t: int, leaves: list[Any]) -> None:
+        """Writes what came: the leaves of (obs, reward, discount, first, prev_action), each [B]."""
+        for destination, source in zip(self._arrival, leaves, strict=True):
+            destination[t] = source
+
+    def write_answer(self, t: int, leaves: list[Any]) -> None:
+        """Writes what was answered: the leaves of (action, extras), each [B, ...]."""
+        for destination, source in zip(self._answer, leaves, strict=True):
+            destination[t] = source
+
+    def write_start(self, state: Tree, version: int) -> None:
+        """Writes the recurrent state before row 0 and the version of the weights that act."""
+        tree_map(lambda destination, source: destination.copy_(source), self.rollout.state, state)
+        self.rollout.version.fill_(version)
+
+    def end(self) -> None:
+        """Leaves the last row unanswered: zero, so that nothing stale can be learned from."""
+        for destination in self._answer:
+            destination[-1] = 0
+
+    def fill_magic(self) -> None:
+        """Fills every leaf with a magic value, so that a row nobody wrote shows in tests."""
+        for array in tree_leaves(tuple(self.arrays)):
+            if np.issubdtype(array.dtype, np.floating):
+                array.fill(MAGIC_FLOAT)
+            else:
+                array.view(np.uint8).fill(0xAB)
+
+
+def shared_slots(
+    spec: Rollout, unroll_length: int, batch_size: int, count: int
+) -> tuple[SharedBlock, list[Slot]]:
+    """Returns one shared block and ``count`` slots in it."""
+    size = Slot.num_bytes(spec, unroll_length, batch_size)
+    block = SharedBlock(size * count)
+    return block, slots_in(block, spec, unroll_length, batch_size, count)
+
+
+def slots_in(
+    block: SharedBlock, spec: Rollout, unroll_length: int, batch_size: int, count: int
+) -> list[Slot]:
+    """Returns the slots of a block made by ``shared_slots``, seen from another process."""
+    size = Slot.num_bytes(spec, unroll_length, batch_size)
+    view = memoryview(block.memory)
+    return [
+        Slot(spec, unroll_length, batch_size, view[i * size : (i + 1) * size]) for i in range(count)
+    ]
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _shapes(spec: Rollout, unroll_length: int, batch_size: int) -> list[tuple[int, ...]]:
+    def along_time(leaf: ArraySpec) -> tuple[int, ...]:
+        return (unroll_length + 1, batch_size, *leaf.shape)
+
+    def state(leaf: ArraySpec) -> tuple[int, ...]:
+        return (leaf.shape[0], batch_size, *leaf.shape[1:])
+
+    rows = optree.tree_leaves(tuple(spec[:ROW_FIELDS]), is_leaf=is_spec)
+    states = optree.tree_leaves(spec.state, is_leaf=is_spec)
+    return [*map(along_time, rows), *map(state, states), (batch_size,)]

@@ -1,0 +1,91 @@
+"""One shape for all environments: B of them, answered at once (see ``vector.py``)."""
+
+from __future__ import annotations
+
+from torchbeast.data import EnvSpec
+from torchbeast.envs import atari, registry
+from torchbeast.envs.gym import GymEnv, fixed_shape
+from torchbeast.envs.registry import EnvConfig, UnknownEnvironment, groups, names
+from torchbeast.envs.vector import Arrival, EnvError, Episode, Step, VectorEnv, env_seeds
+
+__all__ = [
+    "Arrival",
+    "EnvConfig",
+    "EnvError",
+    "EnvSpec",
+    "Episode",
+    "Step",
+    "UnknownEnvironment",
+    "VectorEnv",
+    "groups",
+    "make",
+    "names",
+    "spec",
+]
+
+
+def make(
+    config: EnvConfig,
+    num_envs: int,
+    seed: int,
+    *,
+    num_threads: int | None = None,
+    render: bool = False,
+) -> VectorEnv:
+    """Returns ``num_envs`` environments, not yet reset.
+
+    Args:
+        config: which environments, and what steps them.
+        num_envs: B.
+        seed: each environment gets its own, derived from this one.
+        num_threads: in place of ``config.env_threads``.
+        render: make environment 0 able to ``render()``; keeps it in this process.
+
+    Raises:
+        UnknownEnvironment: nothing has this name, or its package is not installed.
+        ValueError: the settings do not fit together, or a space has no fixed shape.
+    """
+    if num_envs < 1:
+        raise ValueError(f"expected at least one environment, got --num_envs={num_envs}")
+    threads = config.env_threads if num_threads is None else num_threads
+    if config.env_backend == "envpool":
+        from torchbeast.envs.envpool import EnvpoolEnv
+
+        return EnvpoolEnv(config, num_envs, seed, threads)
+    if _native_atari(config):
+        return atari.AtariEnv(
+            registry.find(config.env), num_envs, seed, threads, config.life_loss, config.env_kwargs
+        )
+    _check_python(config, num_envs)
+    if config.env_workers and not render:
+        from torchbeast.envs.processes import ProcessEnv
+
+        return ProcessEnv(config, spec(config), num_envs, seed)
+    seeds = env_seeds(seed, num_envs)
+    return GymEnv(lambda: registry.single_env(config, render), seeds, config.name)
+
+
+def spec(config: EnvConfig) -> EnvSpec:
+    """Returns what one environment shows and takes; makes one and closes it."""
+    if config.env_backend == "envpool" or _native_atari(config):
+        vector = make(config, 1, 0, num_threads=1)
+        vector.close()
+        return vector.spec
+    env = fixed_shape(registry.single_env(config))
+    result = EnvSpec(env.observation_space, env.action_space)
+    env.close()
+    return result
+
+
+def _native_atari(config: EnvConfig) -> bool:
+    return config.env_backend == "auto" and registry.is_atari(config)
+
+
+def _check_python(config: EnvConfig, num_envs: int) -> None:
+    if config.life_loss:
+        raise ValueError(f"expected an Atari game for --life_loss, got {config.name}")
+    if config.env_workers < 0 or (config.env_workers and num_envs % config.env_workers):
+        raise ValueError(
+            f"expected --env_workers to divide the {num_envs} environments, got "
+            f"{config.env_workers}; change --env_workers, --num_envs or --envs_per_actor"
+        )

@@ -1,0 +1,228 @@
+"""The one shape in which environments are met: B of them, answered at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from torchbeast.data import EnvSpec, Tree
+
+
+class Arrival(NamedTuple):
+    """What came from B environments: the arriving half of a row (see ``data/rollout.py``)."""
+
+    obs: Tree  # [B, ...]
+    reward: np.ndarray[Any, Any]  # [B] f32, unclipped
+    discount: np.ndarray[Any, Any]  # [B] f32, 0 where obs is terminal
+    first: np.ndarray[Any, Any]  # [B] bool, obs begins an episode
+
+
+class Episode(NamedTuple):
+    """One finished game: never a life, never of clipped rewards."""
+
+    env: int  # its index in the vector
+    episode_return: float  # sum of the unclipped rewards
+    length: int  # agent steps
+    truncated: bool  # ended by a time limit
+
+
+class Step(NamedTuple):
+    """What a source of environments reports after one step, before the accounting."""
+
+    obs: Tree
+    reward: Any  # [B]
+    terminated: np.ndarray[Any, Any]  # [B] bool
+    truncated: np.ndarray[Any, Any]  # [B] bool
+    life_lost: np.ndarray[Any, Any] | None = None  # [B] bool: no bootstrap, but the game goes on
+    # [B] bool: replaced after a fault; obs begins an episode and the broken one counts for nothing
+    aborted: np.ndarray[Any, Any] | None = None
+
+
+class EnvError(RuntimeError):
+    """An environment broke: it raised, or gave something that cannot be learned from."""
+
+
+class VectorEnv(ABC):
+    """B environments with next-step autoreset: the final observation is a row of its own.
+
+    The step after an episode's end ignores its action and brings the first observation of the
+    next episode with reward 0. Sources implement ``_reset``, ``_send``, ``_recv`` and ``close``;
+    the accounting of episodes and the checks of actions are here, once for all sources.
+    """
+
+    def __init__(self, spec: EnvSpec, num_envs: int, name: str = "") -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self.name = name or type(self).__name__  # for messages
+        self._ended = np.zeros(num_envs, bool)
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._episodes: list[Episode] = []
+
+    def reset(self) -> Arrival:
+        """Returns the first row: every environment begins an episode."""
+        obs = self._reset()
+        self._ended[:] = False
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        return Arrival(
+            obs,
+            np.zeros(self.num_envs, np.float32),
+            np.ones(self.num_envs, np.float32),
+            np.ones(self.num_envs, bool),
+        )
+
+    def send(self, action: Tree) -> None:
+        """Begins the next step with the actions [B, ...] in the types of the action space.
+
+        Raises:
+            ValueError: an action has the wrong shape or lies outside the action space.
+        """
+        check_actions(self.spec.action, action, self.num_envs)
+        self._send(action)
+
+    def recv(self) -> Arrival:
+        """Returns the row that the last ``send`` led to; waits for it.
+
+        Its arrays are the source's own and change with the next ``send``: copy what must stay.
+
+        Raises:
+            EnvError: an environment broke, or gave a reward that is not finite.
+        """
+        step = self._recv()
+        if step.aborted is not None:
+            self._ended |= step.aborted
+            self._returns[step.aborted] = 0
+            self._lengths[step.aborted] = 0
+        first = self._ended.copy()
+        exact = np.where(first, 0, step.reward)
+        reward = exact.astype(np.float32)
+        if not np.isfinite(reward).all():
+            self._refuse_reward(reward)
+        discount = 1 - step.terminated.astype(np.float32)
+        if step.life_lost is not None:
+            discount[step.life_lost] = 0
+        self._returns += exact
+        self._lengths += ~first
+        np.logical_or(step.terminated, step.truncated, out=self._ended)
+        if self._ended.any():
+            self._finish_episodes(step)
+        return Arrival(step.obs, reward, discount, first)
+
+    def episodes(self) -> list[Episode]:
+        """Returns the episodes that ended since the last call."""
+        finished, self._episodes = self._episodes, []
+        return finished
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Returns the state of the environments as plain data, or None if they cannot say it."""
+        inner = self._snapshot()
+        if inner is None:
+            return None
+        return {
+            "inner": inner,
+            "ended": self._ended.tolist(),
+            "returns": self._returns.tolist(),
+            "lengths": self._lengths.tolist(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts the environments back into the state of a ``snapshot``."""
+        self._restore(state["inner"])
+        self._ended[:] = state["ended"]
+        self._returns[:] = state["returns"]
+        self._lengths[:] = state["lengths"]
+
+    def render(self) -> np.ndarray[Any, Any]:
+        """Returns the picture [H, W, 3] of environment 0.
+
+        Raises:
+            ValueError: this source has no picture.
+        """
+        raise ValueError(f"{type(self).__name__} draws no picture; use one in-process environment")
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the environments and everything they hold."""
+
+    @abstractmethod
+    def _reset(self) -> Tree: ...
+
+    @abstractmethod
+    def _send(self, action: Tree) -> None: ...
+
+    @abstractmethod
+    def _recv(self) -> Step: ...
+
+    def _snapshot(self) -> dict[str, Any] | None:
+        return None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        raise ValueError(f"{type(self).__name__} cannot restore a snapshot")
+
+    def _refuse_reward(self, reward: np.ndarray[Any, Any]) -> None:
+        i = int(np.flatnonzero(~np.isfinite(reward))[0])
+        raise EnvError(
+            f"expected finite rewards from {self.name}, got {reward[i]} from environment {i} at "
+            f"step {int(self._lengths[i]) + 1} of its episode; repair the environment"
+        )
+
+    def _finish_episodes(self, step: Step) -> None:
+        for i in np.flatnonzero(self._ended):
+            truncated = bool(step.truncated[i] and not step.terminated[i])
+            self._episodes.append(
+                Episode(int(i), float(self._returns[i]), int(self._lengths[i]), truncated)
+            )
+        self._returns[self._ended] = 0
+        self._lengths[self._ended] = 0
+
+
+def env_seeds(seed: int, num_envs: int, incarnation: int = 0) -> list[int]:
+    """Returns one seed of 31 bits for each environment; they share no random numbers.
+
+    ``incarnation`` counts how often an environment was replaced: each gets numbers of its own.
+    """
+    later = (incarnation,) if incarnation else ()
+    sequences = (np.random.SeedSequence(seed, spawn_key=(i, *later)) for i in range(num_envs))
+    return [int(sequence.generate_state(1)[0]) >> 1 for sequence in sequences]
+
+
+def check_actions(space: spaces.Space[Any], action: Tree, num_envs: int) -> None:
+    """Raises ValueError unless ``action`` is [num_envs, ...] inside ``space``.
+
+    Native sources hang or read past their tables when given a bad action, so each is checked.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, sub in space.spaces.items():
+            check_actions(sub, action[key], num_envs)
+        return
+    if isinstance(space, spaces.Tuple):
+        for sub, part in zip(space.spaces, action, strict=True):
+            check_actions(sub, part, num_envs)
+        return
+    assert space.shape is not None
+    shape = (num_envs, *space.shape)
+    ok = action.shape == shape
+    if isinstance(space, spaces.Box):
+        # Bounds are the algorithm's to keep: rounding may put a squashed action just outside.
+        ok = ok and bool(np.isfinite(action).all())
+        expected = f"{list(shape)} finite numbers"
+    else:
+        low, high = _integer_range(space)
+        ok = ok and action.dtype.kind in "iu"
+        ok = ok and bool((action >= low).all() and (action <= high).all())
+        expected = f"{list(shape)} integers from {low} to {high}"
+    if not ok:
+        raise ValueError(f"expected actions {expected}, got {np.asarray(action).tolist()}")
+
+
+def _integer_range(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    if isinstance(space, spaces.Discrete):
+        return space.start, space.start + space.n - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    assert isinstance(space, spaces.MultiBinary)
+    return 0, 1

@@ -1,0 +1,146 @@
+"""What runs in one worker process of ``ProcessEnv``, and the memory that both sides see."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchbeast.data import ArraySpec, EnvSpec, Tree, array_specs, tree_leaves, tree_map
+from torchbeast.data.shared import SharedBlock
+from torchbeast.data.spec import tree_map_specs
+from torchbeast.envs.gym import GymEnv
+from torchbeast.envs.registry import EnvConfig, single_env
+
+RESET, STEP = b"r", b"s"  # to a worker
+DONE, ERROR = b"d", b"e"  # from a worker; ERROR is followed by the traceback
+ALIGNMENT = 64  # bytes; a cache line
+PR_SET_PDEATHSIG = 1
+
+
+class Job(NamedTuple):
+    """What a worker is told at its start."""
+
+    config: EnvConfig
+    spec: EnvSpec
+    num_envs: int  # of all workers
+    columns: slice  # its own
+    seeds: list[int]
+    parent: int  # process id
+
+
+class Board:
+    """Arrays over shared memory: what B environments show, and what they are told.
+
+    ``obs`` and ``action`` are trees of [B, ...]; ``reward``, ``terminated``, ``truncated`` [B].
+    """
+
+    def __init__(self, spec: EnvSpec, num_envs: int, memory: Any) -> None:
+        offset = 0
+
+        def array(leaf: ArraySpec) -> np.ndarray[Any, Any]:
+            nonlocal offset
+            result: np.ndarray[Any, Any] = np.ndarray(
+                (num_envs, *leaf.shape), leaf.dtype, memory, offset
+            )
+            offset += _aligned(result.nbytes)
+            return result
+
+        fields = tree_map_specs(array, _fields(spec))
+        self.obs: Tree = fields[0]
+        self.action: Tree = fields[1]
+        self.reward, self.terminated, self.truncated = fields[2:]
+
+    @staticmethod
+    def num_bytes(spec: EnvSpec, num_envs: int) -> int:
+        """Returns the bytes that the board of ``num_envs`` environments takes."""
+        total = 0
+
+        def add(leaf: ArraySpec) -> None:
+            nonlocal total
+            total += _aligned(int(np.prod(leaf.shape)) * leaf.dtype.itemsize * num_envs)
+
+        tree_map_specs(add, _fields(spec))
+        return total
+
+    def rewind(self, columns: slice) -> None:
+        """Shows these environments at the start of an episode."""
+        self.reward[columns] = 0
+        self.terminated[columns] = False
+        self.truncated[columns] = False
+
+
+def _fields(spec: EnvSpec) -> tuple[Any, ...]:
+    flag = ArraySpec((), np.dtype(bool))
+    reward = ArraySpec((), np.dtype(np.float64))
+    return (array_specs(spec.observation), array_specs(spec.action), reward, flag, flag)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def work(job: Job, block: SharedBlock, pipe: Connection) -> None:
+    """Steps the environments of one worker until the parent closes the pipe."""
+    die_with_parent(job.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(1)
+    try:
+        env = GymEnv(lambda: single_env(job.config), job.seeds, job.config.name)
+        if (env.spec.observation, env.spec.action) != (job.spec.observation, job.spec.action):
+            raise ValueError(f"expected the spaces {job.spec}, got {env.spec}")
+        pipe.send_bytes(DONE)
+        _serve(env, Board(job.spec, job.num_envs, block.memory), job.columns, pipe)
+        env.close()
+    except Exception:
+        with contextlib.suppress(OSError):
+            pipe.send_bytes(ERROR + traceback.format_exc().encode())
+
+
+def _serve(env: GymEnv, board: Board, columns: slice, pipe: Connection) -> None:
+    obs = [leaf[columns] for leaf in tree_leaves(board.obs)]
+    action = tree_map(lambda leaf: leaf[columns], board.action)
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        if message == RESET:
+            arrived = env._reset()
+        else:
+            env._send(action)
+            step = env._recv()
+            arrived = step.obs
+            board.reward[columns] = step.reward
+            board.terminated[columns] = step.terminated
+            board.truncated[columns] = step.truncated
+        for destination, source in zip(obs, tree_leaves(arrived), strict=True):
+            destination[:] = source
+        pipe.send_bytes(DONE)
+
+
+def die_with_parent(parent: int) -> None:
+    """Makes this process lead a group of its own and die when its parent's thread does."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def kill_group(pid: int) -> None:
+    """Kills a worker that is not yet reaped, and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        else:  # it had no time yet to lead a group
+            os.kill(pid, signal.SIGKILL)

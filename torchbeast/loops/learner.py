@@ -1,0 +1,55 @@
+"""Learning: the loop that takes batches, updates and publishes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.gradients import num_ranks
+from torchbeast.data.queue import RolloutQueue
+from torchbeast.loops.weights import Weights
+
+
+class Learner:
+    """Takes batches, updates, publishes. Never acts.
+
+    ``steps`` counts the environment steps learned from, over all ranks; ``version`` the updates.
+    """
+
+    def __init__(self, algorithm: Algorithm, buffer: RolloutQueue, weights: Weights) -> None:
+        self.algorithm = algorithm
+        self.buffer = buffer
+        self.weights = weights
+        self.steps = 0
+        self.version = 0
+        self._metrics: list[dict[str, Tensor]] = []
+
+    def resume(self, steps: int, version: int) -> None:
+        """Counts on from where a checkpoint was made, and publishes the loaded weights."""
+        self.steps = steps
+        self.version = version
+        self.weights.publish(self.algorithm.model, version)
+
+    def step(self) -> None:
+        """Learns from one batch, which must be ready."""
+        batch = self.buffer.get()
+        lag = (self.version - batch.version).float().mean()
+        on_device = batch.to(self.algorithm.device)
+        update = self.algorithm.update(on_device, self.steps)
+        self.buffer.feedback(update.priority)
+        self.version += 1
+        self.steps += batch.num_transitions * num_ranks()
+        self.weights.publish(self.algorithm.model, self.version)
+        metrics = {name: value.detach() for name, value in update.metrics.items()}
+        self._metrics.append(metrics | {"policy_lag": lag})
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the means of the metrics since the last call; {} if there was no update."""
+        taken, self._metrics = self._metrics, []
+        if not taken:
+            return {}
+        return {
+            name: torch.stack([m[name].float().cpu() for m in taken]).mean().item()
+            for name in taken[0]
+        }

@@ -1,0 +1,52 @@
+"""The acting side: weights, recurrent state, and the algorithm's way to answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.data import Rollout, Tree, tree_map
+from torchbeast.loops.weights import Weights
+
+
+class Policy:
+    """Answers rows with local weights.
+
+    Args:
+        algorithm: whose ``act`` answers.
+        model: the model that answers; the algorithm's own, or a copy that ``weights`` fill.
+        weights: where newer weights come from.
+        num_envs: B, the environments that it answers.
+        explore: False for evaluation.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: nn.Module,
+        weights: Weights,
+        num_envs: int,
+        explore: bool = True,
+    ) -> None:
+        self.version = 0
+        self.state: Tree = tree_map(
+            lambda x: x.to(algorithm.device), algorithm.initial_state(num_envs)
+        )
+        self._algorithm = algorithm
+        self._model = model
+        self._weights = weights
+        self._explore = explore
+
+    def refresh(self) -> None:
+        """Takes the newest weights."""
+        self.version = self._weights.fetch(self._model)
+
+    def answer(self, row: Rollout) -> tuple[Tree, dict[str, Tensor]]:
+        """Returns actions [B, ...] and extras [B, ...] on the CPU for a row [1, B]."""
+        with torch.inference_mode():
+            row = row.to(self._algorithm.device)
+            action, extras, self.state = self._algorithm.act(
+                self._model, row, self.state, self._explore
+            )
+            return tree_map(lambda x: x[0].cpu(), (action, extras))

@@ -1,0 +1,89 @@
+"""Weights: the newest parameters, with a version. They go from the learner to the actors."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchbeast.data.shared import SharedBlock
+
+
+class Weights(Protocol):
+    """The newest weights of a model; the version counts updates."""
+
+    def publish(self, model: nn.Module, version: int) -> None:
+        """Makes the weights of ``model`` the newest, as ``version``."""
+
+    def fetch(self, model: nn.Module) -> int:
+        """Returns the newest version after bringing ``model`` up to it."""
+
+
+class LocalWeights:
+    """Weights of a model that acts and learns in one process: nothing is copied."""
+
+    def __init__(self) -> None:
+        self._version = 0
+
+    def publish(self, model: nn.Module, version: int) -> None:
+        """Notes that ``model`` is now at ``version``."""
+        self._version = version
+
+    def fetch(self, model: nn.Module) -> int:
+        """Returns the version of ``model``, which is the learner's own."""
+        return self._version
+
+
+class SharedWeights:
+    """Weights in shared memory, in two buffers, so that no reader sees half of two versions.
+
+    The writer announces version v + 1, fills the buffer that v does not use, then names v + 1 the
+    newest. A reader whose buffer was announced again while it copied starts over; that takes two
+    updates during one copy, so readers hardly ever do.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._size = sum(x.nbytes for x in _tensors(model))
+        self._block = SharedBlock(64 + 2 * self._size)
+        self._writing = 0
+        self.publish(model, 0)
+
+    def publish(self, model: nn.Module, version: int) -> None:
+        """Makes the weights of ``model`` the newest. One process only may call it."""
+        words, buffers = self._views()
+        words[0] = version  # announced
+        offset = 0
+        target = buffers[version % 2]
+        for x in _tensors(model):
+            raw = x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            target[offset : offset + raw.size] = raw
+            offset += raw.size
+        words[1] = version  # newest
+
+    def fetch(self, model: nn.Module) -> int:
+        """Returns the newest version after copying it into ``model``."""
+        words, buffers = self._views()
+        while True:
+            version = int(words[1])
+            copy = buffers[version % 2].copy()
+            if int(words[0]) < version + 2:
+                break
+        offset = 0
+        for x in _tensors(model):
+            end = offset + x.nbytes
+            raw = torch.from_numpy(copy[offset:end]).view(x.dtype).view(x.shape)
+            with torch.no_grad():
+                x.copy_(raw)
+            offset = end
+        return version
+
+    def _views(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        words = np.frombuffer(self._block.memory, np.int64, 2)
+        both = np.frombuffer(self._block.memory, np.uint8, 2 * self._size, offset=64)
+        return words, [both[: self._size], both[self._size :]]
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]

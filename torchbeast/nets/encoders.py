@@ -1,0 +1,192 @@
+"""From a space to the module that turns its samples into features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from torchbeast.data import Tree
+
+MIN_IMAGE_SIDE = 36  # pixels; a smaller one leaves nothing behind the shallow convolutions
+
+Path = tuple[Any, ...]  # dict keys and tuple indices that lead to a leaf
+Torso = Callable[[int, int, int], nn.Module]  # (channels, height, width) -> [N, C, H, W] -> [N, F]
+
+
+class TreeEncoder(nn.Module):
+    """Features of an observation tree: those of its leaves, side by side.
+
+    Args:
+        space: of the observations.
+        torso: builds the convolutions for images; None treats images as vectors.
+        is_image: which leaves go through ``torso``.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        torso: Torso | None = None,
+        is_image: Callable[[spaces.Space[Any]], bool] = lambda space: False,
+    ) -> None:
+        super().__init__()
+        found = leaves(space)
+        self.paths = [path for path, _ in found]
+        self.leaves = nn.ModuleList(
+            ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf)
+            for _, leaf in found
+        )
+        self.out_features = sum(int(encoder.out_features) for encoder in self.leaves)
+
+    def forward(self, tree: Tree) -> Tensor:
+        """Returns features [T, B, F] of a tree of [T, B, ...]."""
+        features = [
+            encoder(_follow(tree, path))
+            for path, encoder in zip(self.paths, self.leaves, strict=True)
+        ]
+        return features[0] if len(features) == 1 else torch.cat(features, -1)
+
+
+class ImageEncoder(nn.Module):
+    """Features of images by a convolutional torso; recognises channels that come last."""
+
+    def __init__(self, space: spaces.Space[Any], torso: Torso) -> None:
+        super().__init__()
+        channels, height, width = image_shape(space)
+        assert space.shape is not None
+        self.rank = len(space.shape)
+        self.channels_last = tuple(space.shape) == (height, width, channels)
+        self.torso = torso(channels, height, width)
+        self.out_features = int(self.torso.out_features)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns features [T, B, F] of images [T, B, C, H, W], [T, B, H, W, C] or [T, B, H, W]."""
+        frames = x.flatten(0, 1)
+        if self.rank == 2:
+            frames = frames.unsqueeze(1)
+        elif self.channels_last:
+            frames = frames.permute(0, 3, 1, 2)
+        return self.torso(frames).unflatten(0, x.shape[:2])
+
+
+class VectorEncoder(nn.Module):
+    """Numbers as they are, flat; bytes are divided by 255.
+
+    Small grids of bytes (MiniGrid's 7x7x3 codes, of which the largest is 10) are standardised
+    instead, each by its own mean and deviation: divided by 255 they would be lost.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        assert space.shape is not None
+        self.out_features = int(np.prod(space.shape))
+        is_bytes = space.dtype == np.uint8
+        self.scale = 1 / 255 if is_bytes else 1.0
+        self.standardise = is_bytes and len(space.shape) == 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns float features [T, B, F] of numbers [T, B, ...]."""
+        flat = x.reshape(*x.shape[:2], self.out_features).float()
+        if self.standardise:
+            return nn.functional.layer_norm(flat, flat.shape[-1:])
+        return flat if self.scale == 1 else flat * self.scale
+
+
+class OneHotEncoder(nn.Module):
+    """One-hot vectors of integers, side by side.
+
+    Args:
+        nvec: how many values each integer takes.
+        start: the smallest value of each.
+    """
+
+    def __init__(self, nvec: list[int], start: list[int]) -> None:
+        super().__init__()
+        self.out_features = sum(nvec)
+        values = [s + i for n, s in zip(nvec, start, strict=True) for i in range(n)]
+        source = [k for k, n in enumerate(nvec) for _ in range(n)]
+        self.register_buffer("values", torch.tensor(values), persistent=False)
+        self.register_buffer("source", torch.tensor(source), persistent=False)
+        self.single = len(nvec) == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns float features [T, B, sum(nvec)] of integers [T, B, ...]."""
+        flat = x.reshape(*x.shape[:2], -1)
+        # A comparison, not functional.one_hot: that one reads the values first, and a GPU waits.
+        if not self.single:
+            flat = flat.index_select(-1, self.source)  # type: ignore[arg-type]
+        return (flat == self.values).float()
+
+
+def leaf_encoder(space: spaces.Space[Any]) -> nn.Module:
+    """Returns the encoder of a leaf space."""
+    if isinstance(space, spaces.Discrete):
+        return OneHotEncoder([int(space.n)], [int(space.start)])
+    if isinstance(space, spaces.MultiDiscrete):
+        start = getattr(space, "start", np.zeros_like(space.nvec))
+        return OneHotEncoder(
+            [int(n) for n in space.nvec.flat], [int(s) for s in np.asarray(start).flat]
+        )
+    return VectorEncoder(space)
+
+
+def action_encoder(space: spaces.Space[Any]) -> nn.Module:
+    """Returns the encoder of actions as rollouts hold them: integers count from 0."""
+    if isinstance(space, spaces.Discrete):
+        return OneHotEncoder([int(space.n)], [0])
+    if isinstance(space, spaces.MultiDiscrete):
+        return OneHotEncoder([int(n) for n in space.nvec.flat], [0] * space.nvec.size)
+    return VectorEncoder(space)
+
+
+def leaves(space: spaces.Space[Any], path: Path = ()) -> list[tuple[Path, spaces.Space[Any]]]:
+    """Returns the leaf spaces of a space and the way to each.
+
+    Raises:
+        ValueError: a leaf has no fixed shape.
+    """
+    if isinstance(space, spaces.Dict):
+        return [x for key, sub in space.spaces.items() for x in leaves(sub, (*path, key))]
+    if isinstance(space, spaces.Tuple):
+        return [x for i, sub in enumerate(space.spaces) for x in leaves(sub, (*path, i))]
+    known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(space, known):
+        raise ValueError(
+            f"expected observations of Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple "
+            f"of these, got {space}; wrap the environment so that it gives one of them"
+        )
+    return [(path, space)]
+
+
+def image_shape(space: spaces.Space[Any]) -> tuple[int, int, int]:
+    """Returns (channels, height, width) of an image space; at most 4 channels may come last."""
+    assert space.shape is not None
+    shape = tuple(int(n) for n in space.shape)
+    if len(shape) == 2:
+        return (1, *shape)  # type: ignore[return-value]
+    if shape[2] <= 4 < shape[0]:
+        return shape[2], shape[0], shape[1]
+    return shape  # type: ignore[return-value]
+
+
+def is_box_image(space: spaces.Space[Any], min_side: int = 1) -> bool:
+    """Returns whether a space holds images whose sides are at least ``min_side``.
+
+    Images are arrays [C, H, W] or [H, W, C] of any type, or [H, W] of bytes.
+    """
+    if not isinstance(space, spaces.Box) or space.shape is None:
+        return False
+    rank = len(space.shape)
+    if rank != 3 and not (rank == 2 and space.dtype == np.uint8):
+        return False
+    return min(image_shape(space)[1:]) >= min_side
+
+
+def _follow(tree: Tree, path: Path) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree

@@ -1,0 +1,44 @@
+"""Small fully connected networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each followed by tanh; [..., I] to [..., hidden_sizes[-1]].
+
+    Initialised orthogonally with gain sqrt(2), as in the common PPO recipes.
+    """
+
+    def __init__(self, in_features: int, hidden_sizes: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for size in hidden_sizes:
+            layers += [orthogonal(nn.Linear(in_features, size), math.sqrt(2)), nn.Tanh()]
+            in_features = size
+        super().__init__(*layers)
+        self.out_features = in_features
+
+
+class EncoderMLP(nn.Module):
+    """An encoder and an MLP behind it."""
+
+    def __init__(self, encoder: nn.Module, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mlp = MLP(int(encoder.out_features), hidden_sizes)  # type: ignore[arg-type]
+        self.out_features = self.mlp.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns features [T, B, F]."""
+        return self.mlp(self.encoder(x))
+
+
+def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Returns ``layer`` with orthogonal weights and zero bias."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,92 @@
+"""Optimizers that torch lacks, and gradient clipping as the papers did it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RMSPropTF(torch.optim.Optimizer):
+    """TensorFlow's RMSProp, which the IMPALA paper (arXiv:1802.01561, table G.1) was tuned with.
+
+        ms = alpha ms + (1 - alpha) g^2            ms starts at 1
+        buf = momentum buf + lr g / sqrt(ms + eps)
+        p = p - buf
+
+    `torch.optim.RMSprop`, which the ancestors used, starts ms at 0 and adds eps outside the root:
+    its first steps are much longer, and an eps of one means about its square in the other.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        alpha: float = 0.99,
+        eps: float = 0.1,
+        momentum: float = 0.0,
+        initial_square: float = 1.0,
+    ) -> None:
+        for name, value in (("lr", lr), ("momentum", momentum), ("initial_square", initial_square)):
+            if value < 0.0:
+                raise ValueError(f"expected {name} of at least 0, got {value}")
+        if eps <= 0.0 or not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"expected eps above 0 and alpha in [0, 1], got {eps} and {alpha}")
+        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum}
+        super().__init__(params, {**defaults, "initial_square": initial_square})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Does one step on all parameters with a gradient; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        states = [self._state_of(p, group) for p in params]
+        squares = [state["square_avg"] for state in states]
+        torch._foreach_mul_(squares, group["alpha"])
+        torch._foreach_addcmul_(squares, grads, grads, value=1.0 - group["alpha"])
+        scales = torch._foreach_add(squares, group["eps"])
+        torch._foreach_sqrt_(scales)
+        if group["momentum"] > 0.0:
+            buffers = [state["momentum_buffer"] for state in states]
+            # The learning rate goes into the buffer, as in TensorFlow: a schedule then acts on
+            # new gradients only.
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_addcdiv_(buffers, grads, scales, value=group["lr"])
+            torch._foreach_sub_(params, buffers)
+        else:
+            torch._foreach_addcdiv_(params, grads, scales, value=-group["lr"])
+
+    def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[param]
+        if "square_avg" not in state:
+            state["square_avg"] = torch.full_like(param, group["initial_square"])
+        if group["momentum"] > 0.0 and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        return state
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Returns the global norm of the gradients [], after scaling them in place to max_norm at most.
+
+    `tf.clip_by_global_norm`, as IMPALA used it (arXiv:1802.01561, table G.1). Unlike
+    `torch.nn.utils.clip_grad_norm_` it adds no 1e-6 to the norm. No synchronisation with a GPU.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    torch._foreach_mul_(grads, max_norm / norm.clamp(min=max_norm))
+    return norm

@@ -1,0 +1,186 @@
+"""Makes the parts of a run from its config: algorithm, source of batches, learner."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from torchbeast import envs
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.impala import Impala
+from torchbeast.data import EnvSpec
+from torchbeast.data.queue import check_divides
+from torchbeast.loops.learner import Learner
+from torchbeast.loops.weights import LocalWeights, SharedWeights
+from torchbeast.runners.async_ import ActorPool
+from torchbeast.runners.config import RunConfig
+from torchbeast.runners.local import LocalSource
+from torchbeast.runners.source import ActingJob, Source
+from torchbeast.tools.memory import keep_freed_memory
+
+
+class ConfigError(ValueError):
+    """The settings of a run do not fit together; nothing was started."""
+
+
+class Parts(NamedTuple):
+    """What one learner process is made of."""
+
+    algorithm: Algorithm
+    source: Source
+    learner: Learner
+
+
+def checked(config: RunConfig) -> RunConfig:
+    """Returns ``config`` with every automatic setting filled in, before any process starts.
+
+    Raises:
+        ConfigError: settings that are out of range or do not fit together.
+    """
+    system = config.system
+    batch_size = config.algorithm.batch_size
+    _at_least(1, total_steps=system.total_steps, num_learners=system.num_learners)
+    _at_least(1, batch_size=batch_size, unroll_length=config.algorithm.unroll_length)
+    _at_least(1, envs_per_actor=system.envs_per_actor)
+    _at_least(0, num_actors=system.num_actors, num_envs=system.num_envs, seed=system.seed)
+    _at_least(0, num_buffers=system.num_buffers, eval_episodes=config.output.eval_episodes)
+    try:
+        _check_shares(config)
+        device(config)
+        with torch.random.fork_rng(devices=[]):
+            make_algorithm(config, envs.spec(config.env), 1)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error
+    if system.num_actors:
+        columns = system.envs_per_actor
+        needed = max(2 * system.num_actors, -(-2 * batch_size // columns))
+        num_buffers = system.num_buffers or needed
+        if num_buffers < system.num_actors or num_buffers * columns < batch_size:
+            raise ConfigError(
+                f"expected num_buffers of at least {max(system.num_actors, batch_size // columns)} "
+                f"(one for each of {system.num_actors} actors, and a batch of {batch_size}), got "
+                f"{num_buffers}; raise --num_buffers or leave it out"
+            )
+        system = dataclasses.replace(system, num_buffers=num_buffers)
+    elif not system.num_envs:
+        system = dataclasses.replace(system, num_envs=2 * batch_size)
+    return dataclasses.replace(config, system=system)
+
+
+def _check_shares(config: RunConfig) -> None:
+    system, batch_size = config.system, config.algorithm.batch_size
+    ranks = system.num_learners
+    _divides("batch_size", batch_size, ranks)
+    if system.num_actors:
+        _divides("num_actors", system.num_actors, ranks)
+        check_divides(batch_size // ranks, system.envs_per_actor)
+        return
+    num_envs = system.num_envs or 2 * batch_size
+    _divides("num_envs", num_envs, ranks)
+    check_divides(batch_size // ranks, num_envs // ranks)
+
+
+def _divides(name: str, value: int, ranks: int) -> None:
+    if value % ranks:
+        raise ValueError(
+            f"expected --{name} to be a multiple of the {ranks} learners, got {value}; change "
+            f"--{name} or --num_learners"
+        )
+
+
+def _at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise ConfigError(f"expected --{name} of at least {least}, got {value}")
+
+
+def device(config: RunConfig) -> torch.device:
+    """Returns where the learner computes.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    name = config.system.device
+    if config.system.disable_cuda or name == "cpu":
+        return torch.device("cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"expected --device auto, cpu, cuda or cuda:N, got {name}") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"expected one of {torch.cuda.device_count()} CUDA devices, got --device {name}; "
+            f"use --device auto"
+        )
+    return chosen
+
+
+def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
+    """Returns the algorithm with one rank's share of the batch; seeded, so equal on all ranks."""
+    torch.manual_seed(config.system.seed)
+    share = dataclasses.replace(config.algorithm, batch_size=config.algorithm.batch_size // ranks)
+    return Impala(share, config.network, spec, config.system.total_steps)
+
+
+def build(config: RunConfig, rank: int, on_wait: Callable[[], None] | None = None) -> Parts:
+    """Returns the parts of learner ``rank`` of a checked config.
+
+    ``on_wait`` is called often while acting or waiting, and may raise Interrupted.
+    """
+    system = config.system
+    ranks = system.num_learners
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = max(1, (cores or 1) // ranks)
+    torch.set_num_threads(system.torch_threads or threads)
+    keep_freed_memory()
+    spec = envs.spec(config.env)
+    algorithm = make_algorithm(config, spec, ranks)
+    algorithm.to(device(config))
+    seed = rank_seed(system.seed, rank)
+    on_wait = on_wait or _nothing
+    source: Source
+    weights: LocalWeights | SharedWeights
+    if system.num_actors:
+        weights = SharedWeights(algorithm.model)
+        job = ActingJob(
+            functools.partial(make_algorithm, config, spec, ranks),
+            functools.partial(envs.make, config.env, num_threads=1),
+            algorithm.needs.unroll_length,
+        )
+        source = ActorPool(
+            job,
+            algorithm,
+            weights,
+            num_actors=system.num_actors // ranks,
+            envs_per_actor=system.envs_per_actor,
+            num_buffers=system.num_buffers // ranks,
+            seed=seed,
+            on_wait=on_wait,
+            max_restarts=system.max_restarts,
+            step_timeout=system.step_timeout,
+        )
+    else:
+        weights = LocalWeights()
+        torch.manual_seed(seed)
+        env = envs.make(config.env, system.num_envs // ranks, seed, num_threads=threads)
+        source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
+    return Parts(algorithm, source, Learner(algorithm, source.queue, weights))
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """Returns the seed of acting on ``rank``: streams of different ranks never overlap."""
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+
+
+def _nothing() -> None:
+    pass
+
+

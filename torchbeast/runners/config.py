@@ -1,0 +1,160 @@
+"""All that one run is told, as nested dataclasses; each is a group of flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import types
+import typing
+from typing import Any, Literal
+
+import yaml
+
+from torchbeast.algorithms import impala
+from torchbeast.envs import EnvConfig
+from torchbeast.nets import NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemConfig:
+    """Who runs where."""
+
+    total_steps: int = 100_000
+    """Agent steps to learn from (an Atari step is 4 frames)."""
+    seed: int = 1
+    """Seeds weights, actions and every environment."""
+    num_envs: int = 0
+    """Environments that this process steps when it acts itself; 0: twice the batch size."""
+    num_actors: int = 0
+    """Actor processes; 0: the learner's process acts and learns in turn."""
+    envs_per_actor: int = 1
+    """Environments that each actor process steps and answers together."""
+    num_buffers: int = 0
+    """Rollouts in shared memory between actors and learner; 0: enough for two batches."""
+    num_learners: int = 1
+    """Processes that each act and learn with a share of the batch, gradients summed. As many as
+    there are cores is the fastest shape on a small machine."""
+    torch_threads: int = 0
+    """Threads of PyTorch in a learner; 0: the cores divided by the learners."""
+    device: str = "auto"
+    """Where the learner computes: auto, cpu, cuda, cuda:1, ..."""
+    disable_cuda: bool = False
+    """Use the CPU even when there is a GPU."""
+    max_restarts: int = 3
+    """Times that each dead, failing or hung worker is started again before the run ends."""
+    step_timeout: float = 60.0
+    """Seconds without progress after which a worker counts as hung."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig:
+    """What is written, and when."""
+
+    xpid: str | None = None
+    """Name of the run; by default the time of its start. The name of a run that exists
+    continues it."""
+    savedir: str = "~/logs/torchbeast"
+    """Folder of all runs."""
+    restart: Literal["resume", "fresh", "fail"] = "resume"
+    """When the run exists: continue it, set it aside and start anew, or stop."""
+    disable_checkpoint: bool = False
+    """Never write checkpoints or model.tar."""
+    checkpoint_interval: float = 600.0
+    """Seconds between checkpoints; there is one at the end and on Ctrl-C or SIGTERM too."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept, besides the best."""
+    log_interval: float = 1.0
+    """Seconds between rows of logs.csv; 0: a row for each update."""
+    eval_interval: int = 0
+    """Steps between evaluations on separate environments; 0: at the end only."""
+    eval_episodes: int = 10
+    """Full games per evaluation; 0: none."""
+    disable_tensorboard: bool = False
+    """Write no TensorBoard events."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    algorithm: impala.Config = dataclasses.field(default_factory=impala.Config)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
+    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+
+
+def save_config(config: RunConfig, path: pathlib.Path) -> None:
+    """Writes ``config`` as YAML that ``load_config`` and a person can read."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
+    """Returns ``base`` (or the defaults) with what the YAML file at ``path`` says.
+
+    Raises:
+        ValueError: the file is not YAML, or says something that no setting knows.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"--config {path}: expected groups of settings, got {type(data).__name__}")
+    return _merged(base or RunConfig(), data, str(path))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config as plain nested data: no classes, no tuples, no functions."""
+    plain = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            plain[field.name] = to_dict(value)
+        elif not callable(value):
+            plain[field.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _merged(base: Any, data: dict[str, Any], where: str) -> Any:
+    known = {field.name: field for field in dataclasses.fields(base)}
+    hints = typing.get_type_hints(type(base))
+    changes = {}
+    for name, value in data.items():
+        if name not in known:
+            raise ValueError(f"{where}: no setting '{name}'; there are {', '.join(known)}")
+        current = getattr(base, name)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: expected settings under '{name}', got {value!r}")
+            changes[name] = _merged(current, value, f"{where}: {name}")
+        else:
+            changes[name] = _checked(value, hints[name], f"{where}: {name}")
+    return dataclasses.replace(base, **changes)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Returns ``value`` in the type that ``hint`` names; YAML knows no tuples."""
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(value)
+    if origin is Literal:
+        ok = value in typing.get_args(hint)
+    elif origin in (typing.Union, types.UnionType):
+        ok = any(_fits(value, option) for option in typing.get_args(hint))
+    else:
+        ok = _fits(value, hint)
+    if not ok:
+        raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    return float(value) if hint is float else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    if kind is Any or typing.get_origin(hint) is typing.Annotated:
+        return True
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else True

@@ -1,0 +1,151 @@
+"""Several learners on one machine: each acts and learns with its share of the batch."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import pathlib
+import tempfile
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from torchbeast.envs.vector import Episode
+from torchbeast.runners.build import build
+from torchbeast.runners.config import RunConfig
+from torchbeast.runners.process import Worker
+
+# A dead learner is noticed at once; this bounds one that is frozen. Environments may be slow.
+TIMEOUT = datetime.timedelta(minutes=5)
+
+
+class RankFailed(RuntimeError):
+    """Another learner of this run ended; the message holds its traceback."""
+
+
+class Ranks:
+    """The other learners of a run, seen from rank 0; none if there is one learner.
+
+    Every rank makes the same number of updates. Rank 0 decides after each whether to go on, and
+    alone logs and saves.
+
+    Args:
+        config: a checked config.
+        state: what every rank starts from, as ``Algorithm.state_dict`` gives it; None for new.
+        steps: environment steps learned from so far.
+        version: updates so far.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        state: dict[str, Any] | None = None,
+        steps: int = 0,
+        version: int = 0,
+    ) -> None:
+        self._followers: list[Worker] = []
+        self._episodes: list[Episode] = []
+        self._size = config.system.num_learners
+        if self._size == 1:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
+        store = pathlib.Path(self._folder.name) / "store"
+        for rank in range(1, self._size):
+            arguments = (config, rank, store, state, steps, version)
+            self._followers.append(Worker(follow, arguments, name=f"learner-{rank}"))
+        _join(store, 0, self._size)
+
+    def agree(self, stop: bool) -> bool:
+        """Returns rank 0's ``stop`` after telling it to all; takes in their episodes.
+
+        Raises:
+            RankFailed: one of them ended.
+        """
+        if self._followers:
+            with self.failing_with_traceback():
+                _broadcast(stop)
+            self._receive()
+        return stop
+
+    def episodes(self) -> list[Episode]:
+        """Returns the episodes that ended on other ranks since the last call."""
+        taken, self._episodes = self._episodes, []
+        return taken
+
+    @contextlib.contextmanager
+    def failing_with_traceback(self) -> Iterator[None]:
+        """Turns the broken connection to a dead rank into RankFailed with that rank's traceback."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._receive()
+            dead = [w for w in self._followers if not w.wait(1.0) or not w.alive]
+            if not dead:
+                raise
+            self._receive()
+            raise RankFailed(f"{dead[0].name} ended ({dead[0].exit_text()})") from error
+
+    def close(self) -> None:
+        """Ends the other learners."""
+        for worker in self._followers:
+            worker.kill()
+        if self._followers:
+            self._followers = []
+            # A group with dead members cannot be ended politely.
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+            self._folder.cleanup()
+
+    def _receive(self) -> None:
+        for rank, worker in enumerate(self._followers, start=1):
+            with contextlib.suppress(EOFError, OSError):
+                while worker.connection.poll():
+                    kind, content = worker.connection.recv()
+                    if kind == "failed":
+                        raise RankFailed(f"learner {rank} of {self._size} failed:\n{content}")
+                    self._episodes += content
+
+
+def follow(
+    connection: Connection,
+    config: RunConfig,
+    rank: int,
+    store: pathlib.Path,
+    state: dict[str, Any] | None,
+    steps: int,
+    version: int,
+) -> None:
+    """Runs learner ``rank``: the same loop as rank 0's, without logs and files."""
+    try:
+        _join(store, rank, config.system.num_learners)
+        algorithm, source, learner = build(config, rank)
+        if state is not None:
+            algorithm.load_state_dict(state)
+        learner.resume(steps, version)
+        while True:
+            if _broadcast(False):
+                break
+            source.fill()
+            learner.step()
+            learner.metrics()
+            connection.send(("episodes", source.episodes()))
+        source.close()
+    except Exception:
+        with contextlib.suppress(OSError):
+            connection.send(("failed", traceback.format_exc()))
+
+
+def _join(store: pathlib.Path, rank: int, size: int) -> None:
+    dist.init_process_group(
+        "gloo", init_method=store.as_uri(), rank=rank, world_size=size, timeout=TIMEOUT
+    )
+
+
+def _broadcast(stop: bool) -> bool:
+    flag = torch.tensor([int(stop)])
+    dist.broadcast(flag, 0)
+    return bool(flag.item())

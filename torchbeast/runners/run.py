@@ -1,0 +1,249 @@
+"""One training run from its config to its results: the loop, and what happens around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torchbeast import envs
+from torchbeast.envs.vector import Episode
+from torchbeast.loops.evaluate import evaluate
+from torchbeast.runners.build import build, rank_seed
+from torchbeast.runners.config import RunConfig, save_config, to_dict
+from torchbeast.runners.ranks import Ranks
+from torchbeast.runners.source import Interrupted
+from torchbeast.tools import checkpoint
+from torchbeast.tools.display import Display
+from torchbeast.tools.files import StorageError
+from torchbeast.tools.logs import RunLog
+from torchbeast.tools.memory import rss
+from torchbeast.tools.run_directory import RunDirectory
+from torchbeast.tools.signals import StopFlag
+from torchbeast.tools.state import capture_rng, restore_rng
+from torchbeast.tools.statistics import EpisodeStatistics
+from torchbeast.tools.timing import Timings
+
+GRACE = 2.0  # seconds after a signal, in which a rollout may still be finished
+_log = logging.getLogger("torchbeast")
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    path: Path  # its directory
+    steps: int
+    mean_return: float  # of the last 100 training episodes
+    games: list[Episode]  # of the last evaluation; empty if there was none
+    exit_code: int  # 0 done, 130 or 143 stopped by a signal and saved
+
+
+def train(config: RunConfig, directory: RunDirectory) -> Result:
+    """Returns how the run of a checked config ended; continues it if ``directory`` has a checkpoint.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is whole.
+        RankFailed, ActorFailed, EnvError, Diverged: after saving what was learned.
+    """
+    with StopFlag() as stop:
+        run = Run(config, directory, stop)
+        try:
+            run.loop()
+            return run.finish()
+        except BaseException:
+            run.save_after_failure()
+            raise
+        finally:
+            run.close()
+
+
+class Run:
+    """The state of one training run on rank 0: learner, source, other ranks, and the tools."""
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, stop: StopFlag) -> None:
+        self.config = config
+        self.directory = directory
+        self.stop = stop
+        self.statistics = EpisodeStatistics()
+        self.timings = Timings()
+        self.games: list[Episode] = []
+        self._close_later: list[Callable[[], None]] = []
+        self._best = float("-inf")
+        self._last_log = self._last_save = time.monotonic()
+        self._saved_step = -1
+        saved = checkpoint.load(directory.path) if checkpoint.exists(directory.path) else None
+        save_config(config, directory.path / "config.yaml")
+        try:
+            self._build(saved)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, saved: checkpoint.Snapshot | None) -> None:
+        config = self.config
+        self.algorithm, self.source, self.learner = build(config, 0, self._on_wait)
+        self._close_later.append(self.source.close)
+        steps = version = 0
+        if saved is not None:
+            self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
+            steps, version = saved.step, int(saved.state["version"])
+            self.statistics.load_state_dict(saved.state["statistics"])
+            self._best = float(saved.state["best"])
+        self.learner.resume(steps, version)
+        state = self.algorithm.state_dict() if saved is not None else None
+        self.ranks = Ranks(config, state, steps, version)
+        self._close_later.append(self.ranks.close)
+        self._next_eval = steps + config.output.eval_interval
+        self.log = RunLog(
+            self.directory.path, steps, tensorboard=not config.output.disable_tensorboard
+        )
+        self._close_later.append(self.log.close)
+        title = f"impala  {config.env.name}  {self.algorithm.device}  seed {config.system.seed}"
+        self.display = Display(title, config.system.total_steps, self.directory.path)
+        self._close_later.append(self.display.close)
+        if saved is not None:
+            self._continue_acting(saved)
+
+    def _continue_acting(self, saved: checkpoint.Snapshot) -> None:
+        exact = saved.env is not None and self.config.system.num_learners == 1
+        if exact:
+            assert saved.env is not None
+            self.source.restore(saved.env)
+            restore_rng(saved.rng)
+        how = "exactly where it stopped" if exact else "with new episodes in every environment"
+        self.display.note(f"continues at step {saved.step:,}, {how}")
+        _log.info("continues at step %d, %s", saved.step, how)
+
+    def loop(self) -> None:
+        """Acts and learns in turn until ``total_steps``, or until asked to stop."""
+        total_steps = self.config.system.total_steps
+        try:
+            while not self.ranks.agree(self.learner.steps >= total_steps or self._should_stop()):
+                self.timings.start()
+                self.source.fill()
+                self.timings.mark("act")
+                with self.ranks.failing_with_traceback():
+                    self.learner.step()
+                self.timings.mark("learn")
+                self._after_update()
+        except Interrupted:
+            _log.info("stopped in the middle of a rollout, which is dropped")
+
+    def finish(self) -> Result:
+        """Returns the result after the last row, checkpoint and evaluation."""
+        self._write_row()
+        if not self.stop.requested and self.config.output.eval_episodes:
+            self._evaluate()
+        self.save()
+        return Result(
+            self.directory.path,
+            self.learner.steps,
+            self.statistics.mean_return,
+            self.games,
+            self.stop.exit_code,
+        )
+
+    def save(self) -> None:
+        """Writes a checkpoint and model.tar, unless this step has one already."""
+        self._last_save = time.monotonic()
+        if self.config.output.disable_checkpoint or self._saved_step == self.learner.steps:
+            return
+        state = self.algorithm.state_dict()
+        snapshot = checkpoint.Snapshot(
+            step=self.learner.steps,
+            model=state.pop("model"),
+            optim=state,
+            state={
+                "version": self.learner.version,
+                "statistics": self.statistics.state_dict(),
+                "best": self._best,
+                "config": to_dict(self.config),
+            },
+            rng=capture_rng(),
+            env=self.source.snapshot() if self.config.system.num_learners == 1 else None,
+        )
+        flags = {k: v for group in to_dict(self.config).values() for k, v in group.items()}
+        score = self.statistics.mean_return
+        try:
+            checkpoint.save(
+                self.directory.path,
+                snapshot,
+                flags,
+                keep=self.config.output.keep_checkpoints,
+                score=score if self.statistics.episodes else None,
+            )
+            self._saved_step = self.learner.steps
+        except StorageError as error:
+            _log.warning("no checkpoint at step %d, training goes on: %s", snapshot.step, error)
+            self.display.note(f"no checkpoint: {error}")
+
+    def save_after_failure(self) -> None:
+        """Saves what was learned, if the weights are still good."""
+        try:
+            self.save()
+        except Exception as error:
+            _log.warning("no checkpoint after the failure: %s", error)
+
+    def close(self) -> None:
+        """Ends processes, environments and files; every part, whatever another one does."""
+        while self._close_later:
+            try:
+                self._close_later.pop()()
+            except Exception as error:
+                _log.warning("while closing: %s", error)
+
+    def _on_wait(self) -> None:
+        if self.stop.overdue(GRACE):
+            raise Interrupted
+
+    def _should_stop(self) -> bool:
+        # A serial run stops between rollouts, where it can continue bit for bit.
+        between = len(self.source.queue) == 0
+        return self.stop.requested and (between or self.stop.overdue(GRACE))
+
+    def _after_update(self) -> None:
+        episodes = self.source.episodes() + self.ranks.episodes()
+        self.statistics.add(episodes)
+        self.log.episodes(episodes, self.learner.steps)
+        output = self.config.output
+        now = time.monotonic()
+        if now - self._last_log >= output.log_interval:
+            self._write_row()
+        if output.eval_interval and self.learner.steps >= self._next_eval:
+            self._next_eval += output.eval_interval
+            self._evaluate()
+        if now - self._last_save >= output.checkpoint_interval and len(self.source.queue) == 0:
+            self.save()
+
+    def _write_row(self) -> None:
+        self._last_log = time.monotonic()
+        metrics = self.learner.metrics()
+        if not metrics:
+            return
+        shares = {f"time_{stage}": share for stage, share in self.timings.shares().items()}
+        row = {"step": self.learner.steps, "updates": self.learner.version}
+        row |= self.statistics.take() | metrics | self.source.metrics() | shares
+        self.log.log(row | {"rss_gb": rss() / 1e9})
+        self.display.update(self.learner.steps, self.learner.version, self.statistics, metrics)
+
+    def _evaluate(self) -> None:
+        count = self.config.output.eval_episodes
+        seed = rank_seed(self.config.system.seed, -1 % 2**31)
+        config = dataclasses.replace(self.config.env, life_loss=False, env_workers=0)
+        env = envs.make(config, count, seed)
+        try:
+            self.games = evaluate(self.algorithm, env, on_row=self._on_wait)
+        except Interrupted:
+            return
+        finally:
+            env.close()
+        returns = [game.episode_return for game in self.games]
+        if returns:
+            mean = sum(returns) / len(returns)
+            self.log.evaluation(self.learner.steps, self.games)
+            self.display.note(f"evaluation at step {self.learner.steps:,}: {mean:.1f}")
+
+

@@ -1,0 +1,1 @@
+"""What surrounds a run: its directory, logs, checkpoints, display, signals, figures."""
