@@ -110,15 +110,16 @@ def _kill(process: SpawnProcess) -> None:
     process.kill()
 
 
-def _main(
-    parent: int, connection: Any, target: Callable[..., None], args: tuple[Any, ...]
-) -> None:
+def _main(parent: int, connection: Any, target: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.setpgid(0, 0)
     _die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         # Not SIG_IGN, which programs started from here would inherit.
         signal.signal(number, _pass)
     target(connection, *args)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # taking torch down politely takes half a second, and can hang
 
 
 def _die_with(parent: int) -> None:

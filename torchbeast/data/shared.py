@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import pathlib
 import tempfile
 from multiprocessing import reduction
 from typing import Any
+
+import psutil
 
 
 class SharedBlock:
@@ -19,18 +23,22 @@ class SharedBlock:
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
-        self._fd = _anonymous_file()
+        self._fd: int | None = _anonymous_file()
         try:
+            # Where memory is overcommitted the kernel would not refuse: it would kill processes.
+            if num_bytes > _available():
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             os.ftruncate(self._fd, num_bytes)
             # Reserve the pages now: a full memory is then an error here, not a SIGBUS later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._fd, 0, num_bytes)
         except OSError as error:
             os.close(self._fd)
+            self._fd = None
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise MemoryError(
                     f"expected {num_bytes / 1e6:.0f} MB of shared memory for rollouts, and the "
-                    f"machine has none left; lower --num_buffers, --unroll_length or "
+                    f"machine has {_available() / 1e6:.0f} MB left; lower --num_buffers, --unroll_length or "
                     f"--envs_per_actor (in a container, raise its memory or --shm-size)"
                 ) from error
             raise
@@ -50,6 +58,20 @@ class SharedBlock:
         if fd is not None:
             os.close(fd)
             self._fd = None
+
+
+def _available() -> int:
+    """Returns the bytes that the machine, or the container, can still give."""
+    available = int(psutil.virtual_memory().available)
+    cgroup = pathlib.Path("/sys/fs/cgroup")
+    # Not in a container with a limit: no such files, or the word "max".
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        # Pages of files, which the kernel gives back when asked.
+        available = min(available, limit - used + int(stat["inactive_file"]))
+    return available
 
 
 def _anonymous_file() -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 TAG = "#"  # the key that tells an encoded value from a plain one
 HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: a class written in Python
@@ -155,6 +154,8 @@ class Decoder:
 
 
 def _encode_array(value: Any) -> dict[str, Any]:
+    import torch  # here: a worker process steps environments without it
+
     array = np.ascontiguousarray(value)
     if array.dtype.hasobject or array.dtype.fields is not None:
         raise NotPlain(value)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import pickle
 import select
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from torchbeast.data import EnvSpec, Tree, tree_leaves
+from torchbeast.data.process import Worker, close_workers
 from torchbeast.data.shared import SharedBlock
 from torchbeast.envs.registry import EnvConfig
 from torchbeast.envs.vector import EnvError, Step, VectorEnv, env_seeds
-from torchbeast.envs.worker import DONE, ERROR, RESET, STEP, Board, Job, kill_group, work
+from torchbeast.envs.worker import DONE, ERROR, RESET, STEP, Board, Job, work
 
 log = logging.getLogger("torchbeast")
 
@@ -27,12 +26,11 @@ START_TIMEOUT = 120.0  # seconds; a worker imports torch and makes its environme
 ALIVE_CHECK = 1.0  # seconds between looks at whether silent workers live
 
 
-class Worker(NamedTuple):
-    """A process and the parent's end of its private pipe."""
+class Crew(NamedTuple):
+    """A worker process and what it does."""
 
-    process: Any
-    pipe: Connection
-    columns: slice  # which environments it steps
+    worker: Worker
+    columns: slice  # the environments it steps
     incarnation: int  # how often its predecessors were replaced
 
 
@@ -47,7 +45,7 @@ class ProcessEnv(VectorEnv):
     that is killed, or silent for ``step_timeout`` seconds, is replaced at most ``max_restarts``
     times; its environments begin new episodes with new seeds, the broken ones count for nothing.
 
-    Workers die with the thread that made them: close the environments before that thread ends.
+    On Linux a worker dies with the thread that started it: close before that thread ends.
 
     Args:
         config: which environments; ``env_workers`` divides ``num_envs``.
@@ -82,12 +80,12 @@ class ProcessEnv(VectorEnv):
         self._poll = select.poll()
         self._by_pipe: dict[int, int] = {}
         self._failure = ""
-        self._workers: list[Worker] = []
+        self._crews: list[Crew] = []
         self.spec.action.seed(seed)
         share = num_envs // config.env_workers
         try:
             for i in range(config.env_workers):
-                self._workers.append(self._start(i, slice(i * share, (i + 1) * share), 0))
+                self._crews.append(self._start(i, slice(i * share, (i + 1) * share), 0))
             for i in range(config.env_workers):
                 self._await_start(i)
         except BaseException:
@@ -96,13 +94,8 @@ class ProcessEnv(VectorEnv):
 
     def close(self) -> None:
         """Ends the workers and whatever they started; returns when they are gone."""
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.pipe.close()  # they read the end of the pipe and leave
-        deadline = time.monotonic() + 2
-        for worker in workers:
-            wait([worker.process.sentinel], max(0, deadline - time.monotonic()))
-            _end(worker)
+        crews, self._crews = self._crews, []
+        close_workers([crew.worker for crew in crews])
         self._failure = self._failure or "it is closed"
 
     def _reset(self) -> Tree:
@@ -128,119 +121,99 @@ class ProcessEnv(VectorEnv):
     def _tell(self, message: bytes) -> None:
         if self._failure:
             raise EnvError(f"{self.name} cannot go on: {self._failure}")
-        for worker in self._workers:
+        for crew in self._crews:
             with contextlib.suppress(OSError):  # dead: seen when its answer is awaited
-                worker.pipe.send_bytes(message)
+                crew.worker.connection.send_bytes(message)
 
     def _await_done(self) -> None:
         """Waits for every worker's answer; replaces those that cannot give one."""
-        pending = set(range(len(self._workers)))
+        pending = set(range(len(self._crews)))
         deadline = time.monotonic() + self._step_timeout
         while pending:
             left = max(0.0, min(ALIVE_CHECK, deadline - time.monotonic()))
             ready = [self._by_pipe[fd] for fd, _ in self._poll.poll(left * 1000)]
             for i in ready:
                 if not self._answered(i):
-                    self._replace(i, "died")
+                    self._replace(i, late=False)
                 pending.discard(i)
             if ready:
                 continue
             late = time.monotonic() >= deadline
             for i in sorted(pending):
-                if late or not self._workers[i].process.is_alive():
-                    self._replace(
-                        i, f"gave no answer in {self._step_timeout} s" if late else "died"
-                    )
+                if late or not self._crews[i].worker.alive:
+                    self._replace(i, late)
                     pending.discard(i)
 
     def _answered(self, i: int) -> bool:
         """Returns whether worker i has done what it was told; False if it is dead."""
         try:
-            message = self._workers[i].pipe.recv_bytes()
+            message = self._crews[i].worker.connection.recv_bytes()
         except (EOFError, OSError):
             return False
         if message[:1] == ERROR:
             self._fail(f"{self._who(i)} raised\n{message[1:].decode(errors='replace')}")
         return message[:1] == DONE
 
-    def _replace(self, i: int, what: str) -> None:
+    def _replace(self, i: int, late: bool) -> None:
         """Puts a new worker in the place of worker i, whose environments begin new episodes."""
         while True:
-            text = f"{self._who(i)} {what}"
+            old = self._crews[i]
+            text = f"{self._who(i)} gave no answer in {self._step_timeout} s"
+            if not late:
+                old.worker.wait(ALIVE_CHECK)
+                text = f"{self._who(i)} died: {old.worker.exit_text()}"
+            self._forget(old.worker)
             if self.restarts >= self._max_restarts:
-                self._fail(
-                    f"{text}, after {self.restarts} restarts of workers; find out why it dies"
-                )
+                self._fail(f"{text}, after {self.restarts} restarts of workers; find out why")
             self.restarts += 1
             log.warning("%s; restart %d of %d", text, self.restarts, self._max_restarts)
-            old = self._workers[i]
-            self._forget(old)
-            self._workers[i] = self._start(i, old.columns, old.incarnation + 1)
+            crew = self._crews[i] = self._start(i, old.columns, old.incarnation + 1)
             self._await_start(i)
-            self._aborted[old.columns] = True
-            worker = self._workers[i]
             with contextlib.suppress(OSError):
-                worker.pipe.send_bytes(RESET)
-            if not worker.pipe.poll(self._step_timeout):
-                what = f"gave no answer in {self._step_timeout} s"
-            elif self._answered(i):
+                crew.worker.connection.send_bytes(RESET)
+            late = not crew.worker.connection.poll(self._step_timeout)
+            if not late and self._answered(i):
                 self._board.rewind(old.columns)
+                self._aborted[old.columns] = True
                 return
-            else:
-                what = "died"
 
-    def _start(self, i: int, columns: slice, incarnation: int) -> Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
+    def _start(self, i: int, columns: slice, incarnation: int) -> Crew:
         seeds = env_seeds(self._seed, self.num_envs, incarnation)[columns]
-        job = Job(self._config, self.spec, self.num_envs, columns, seeds, os.getpid())
-        process = context.Process(
-            target=work, args=(job, self._block, theirs), name=f"env-worker-{i}", daemon=True
-        )
+        job = Job(self._config, self.spec, self.num_envs, columns, seeds)
         with _one_thread_each():
-            process.start()
-        theirs.close()
-        self._poll.register(ours, select.POLLIN)
-        self._by_pipe[ours.fileno()] = i
-        return Worker(process, ours, columns, incarnation)
+            worker = Worker(work, (job, self._block), name=f"env-worker-{i}")
+        self._poll.register(worker.connection, select.POLLIN)
+        self._by_pipe[worker.connection.fileno()] = i
+        return Crew(worker, columns, incarnation)
 
     def _await_start(self, i: int) -> None:
-        worker = self._workers[i]
+        worker = self._crews[i].worker
         deadline = time.monotonic() + START_TIMEOUT
-        while not worker.pipe.poll(ALIVE_CHECK):
-            if time.monotonic() > deadline or not worker.process.is_alive():
+        while not worker.connection.poll(ALIVE_CHECK):
+            if not worker.alive or time.monotonic() > deadline:
                 break
-        if not (worker.pipe.poll() and self._answered(i)):
-            worker.process.join(ALIVE_CHECK)
+        if not (worker.connection.poll() and self._answered(i)):
+            worker.wait(ALIVE_CHECK)
             self._fail(
-                f"{self._who(i)} did not start (exit code {worker.process.exitcode}); its last "
-                f'words are above. A script needs `if __name__ == "__main__":` around its start'
+                f"{self._who(i)} did not start ({worker.exit_text()}); its last words are above. "
+                f'A script needs `if __name__ == "__main__":` around what starts workers'
             )
 
     def _forget(self, worker: Worker) -> None:
-        self._poll.unregister(worker.pipe)
-        del self._by_pipe[worker.pipe.fileno()]
-        worker.pipe.close()
-        _end(worker)
+        self._poll.unregister(worker.connection)
+        del self._by_pipe[worker.connection.fileno()]
+        worker.kill()
 
     def _fail(self, text: str) -> None:
         self._failure = "it failed before (see the first error)"
         raise EnvError(text)
 
     def _who(self, i: int) -> str:
-        worker = self._workers[i]
-        columns = worker.columns
+        worker, columns, incarnation = self._crews[i]
         return (
             f"{self.name}: worker {i} (environments {columns.start} to {columns.stop - 1}, pid "
-            f"{worker.process.pid}, incarnation {worker.incarnation}, seed {self._seed})"
+            f"{worker.pid}, incarnation {incarnation}, seed {self._seed})"
         )
-
-
-def _end(worker: Worker) -> None:
-    # The group is killed before its leader is reaped: until then nobody else can get the number.
-    kill_group(worker.process.pid)
-    worker.process.join()
-    worker.process.close()
 
 
 def _check_picklable(config: EnvConfig) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from torchbeast.data import ArraySpec, EnvSpec, Tree, array_specs, tree_leaves, tree_map
 from torchbeast.data.shared import SharedBlock
@@ -23,7 +20,6 @@ from torchbeast.envs.registry import EnvConfig, single_env
 RESET, STEP = b"r", b"s"  # to a worker
 DONE, ERROR = b"d", b"e"  # from a worker; ERROR is followed by the traceback
 ALIGNMENT = 64  # bytes; a cache line
-PR_SET_PDEATHSIG = 1
 
 
 class Job(NamedTuple):
@@ -34,7 +30,6 @@ class Job(NamedTuple):
     num_envs: int  # of all workers
     columns: slice  # its own
     seeds: list[int]
-    parent: int  # process id
 
 
 class Board:
@@ -88,11 +83,10 @@ def _aligned(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def work(job: Job, block: SharedBlock, pipe: Connection) -> None:
+def work(pipe: Connection, job: Job, block: SharedBlock) -> None:
     """Steps the environments of one worker until the parent closes the pipe."""
-    die_with_parent(job.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:  # the environment may use it
+        sys.modules["torch"].set_num_threads(1)
     try:
         env = GymEnv(lambda: single_env(job.config), job.seeds, job.config.name)
         if (env.spec.observation, env.spec.action) != (job.spec.observation, job.spec.action):
@@ -100,6 +94,8 @@ def work(job: Job, block: SharedBlock, pipe: Connection) -> None:
         pipe.send_bytes(DONE)
         _serve(env, Board(job.spec, job.num_envs, block.memory), job.columns, pipe)
         env.close()
+        sys.stdout.flush()
+        os._exit(0)  # taking torch down politely would take half a second
     except Exception:
         with contextlib.suppress(OSError):
             pipe.send_bytes(ERROR + traceback.format_exc().encode())
@@ -125,22 +121,3 @@ def _serve(env: GymEnv, board: Board, columns: slice, pipe: Connection) -> None:
         for destination, source in zip(obs, tree_leaves(arrived), strict=True):
             destination[:] = source
         pipe.send_bytes(DONE)
-
-
-def die_with_parent(parent: int) -> None:
-    """Makes this process lead a group of its own and die when its parent's thread does."""
-    with contextlib.suppress(OSError):
-        os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
-
-
-def kill_group(pid: int) -> None:
-    """Kills a worker that is not yet reaped, and what it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        else:  # it had no time yet to lead a group
-            os.kill(pid, signal.SIGKILL)

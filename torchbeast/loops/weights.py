@@ -10,6 +10,8 @@ from torch import nn
 
 from torchbeast.data.shared import SharedBlock
 
+ANNOUNCED, NEWEST, VERSION = 0, 1, 2  # words of shared weights; one version for each buffer
+
 
 class Weights(Protocol):
     """The newest weights of a model; the version counts updates."""
@@ -39,36 +41,38 @@ class LocalWeights:
 class SharedWeights:
     """Weights in shared memory, in two buffers, so that no reader sees half of two versions.
 
-    The writer announces version v + 1, fills the buffer that v does not use, then names v + 1 the
-    newest. A reader whose buffer was announced again while it copied starts over; that takes two
-    updates during one copy, so readers hardly ever do.
+    The writer numbers what it publishes. It announces n + 1, fills the buffer that n does not use
+    and notes its version, then names n + 1 the newest. A reader whose buffer was announced again
+    while it copied starts over; that takes two updates during one copy, so readers hardly ever do.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._size = sum(x.nbytes for x in _tensors(model))
         self._block = SharedBlock(64 + 2 * self._size)
-        self._writing = 0
         self.publish(model, 0)
 
     def publish(self, model: nn.Module, version: int) -> None:
         """Makes the weights of ``model`` the newest. One process only may call it."""
         words, buffers = self._views()
-        words[0] = version  # announced
+        number = int(words[NEWEST]) + 1  # not the version, which may stay or jump on a resume
+        words[ANNOUNCED] = number
         offset = 0
-        target = buffers[version % 2]
+        target = buffers[number % 2]
         for x in _tensors(model):
             raw = x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
             target[offset : offset + raw.size] = raw
             offset += raw.size
-        words[1] = version  # newest
+        words[VERSION + number % 2] = version
+        words[NEWEST] = number
 
     def fetch(self, model: nn.Module) -> int:
         """Returns the newest version after copying it into ``model``."""
         words, buffers = self._views()
         while True:
-            version = int(words[1])
-            copy = buffers[version % 2].copy()
-            if int(words[0]) < version + 2:
+            number = int(words[NEWEST])
+            version = int(words[VERSION + number % 2])
+            copy = buffers[number % 2].copy()
+            if int(words[ANNOUNCED]) < number + 2:
                 break
         offset = 0
         for x in _tensors(model):
@@ -80,7 +84,7 @@ class SharedWeights:
         return version
 
     def _views(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        words = np.frombuffer(self._block.memory, np.int64, 2)
+        words = np.frombuffer(self._block.memory, np.int64, 4)
         both = np.frombuffer(self._block.memory, np.uint8, 2 * self._size, offset=64)
         return words, [both[: self._size], both[self._size :]]
 

@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any, Literal
 
+import tyro
 import yaml
 
 from torchbeast.algorithms import impala
@@ -15,12 +16,34 @@ from torchbeast.envs import EnvConfig
 from torchbeast.nets import NetworkConfig
 
 
+def parse_count(text: str) -> int:
+    """Returns the whole number that ``text`` says: 3000000, 3_000_000, 3e6, 3M or 500k."""
+    factor = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}.get(text[-1:].lower())
+    number = float(text[:-1]) * factor if factor else float(text)
+    if number != int(number):
+        raise ValueError(f"expected a whole number, got {text}")
+    return int(number)
+
+
+# Steps are long numbers: flags take them as people write them.
+Count = typing.Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda arguments: parse_count(arguments[0]),
+        is_instance=lambda x: isinstance(x, int),
+        str_from_instance=lambda x: [str(x)],
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class SystemConfig:
     """Who runs where."""
 
-    total_steps: int = 100_000
-    """Agent steps to learn from (an Atari step is 4 frames)."""
+    total_steps: Count = 100_000
+    """Agent steps to learn from (an Atari step is 4 frames); 6000000, 6e6 or 6M."""
     seed: int = 1
     """Seeds weights, actions and every environment."""
     num_envs: int = 0
@@ -65,7 +88,7 @@ class OutputConfig:
     """Newest checkpoints that are kept, besides the best."""
     log_interval: float = 1.0
     """Seconds between rows of logs.csv; 0: a row for each update."""
-    eval_interval: int = 0
+    eval_interval: Count = 0
     """Steps between evaluations on separate environments; 0: at the end only."""
     eval_episodes: int = 10
     """Full games per evaluation; 0: none."""

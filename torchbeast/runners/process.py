@@ -1,11 +1,14 @@
-"""What runs in the process of an actor: it fills the slots that it is granted."""
+"""An actor process from both sides: as its parent sees it, and what runs in it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import random
 import time
 import traceback
+from collections import deque
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -15,28 +18,150 @@ import torch
 from torchbeast.data import Rollout
 from torchbeast.data.process import Worker
 from torchbeast.data.shared import SharedBlock
-from torchbeast.data.slots import Slot, slots_in
+from torchbeast.data.slots import Slot, shared_slots, slots_in
 from torchbeast.envs.vector import VectorEnv
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.policy import Policy
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.source import ActingJob
 
-__all__ = ["ActorTask", "Worker", "act", "actor_seed"]
+__all__ = ["ActorTask", "Grant", "Remote", "Worker", "act", "actor_seed"]
+
+START_TIMEOUT = 120.0  # seconds for an actor's imports, on a machine that starts many at once
 
 
 class ActorTask(NamedTuple):
-    """What one incarnation of an actor is started with."""
+    """What an actor is started with; its incarnations differ in the last three."""
 
     job: ActingJob
     spec: Rollout  # of ArraySpec
     weights: SharedWeights
-    block: SharedBlock  # holds its slots, which no other actor sees
     num_slots: int
     num_envs: int
-    incarnation: int
-    seed: int
     heartbeat: float  # seconds
+    block: SharedBlock | None = None  # holds its slots, which no other actor sees
+    incarnation: int = -1
+    seed: int = 0
+
+
+def actor_seed(seed: int, actor: int, incarnation: int = 0) -> int:
+    """Returns the seed, of 31 bits, of an actor's environments and random numbers."""
+    sequence = np.random.SeedSequence((seed, actor, incarnation))
+    return int(sequence.generate_state(1)[0]) >> 1
+
+
+# The parent's side.
+
+
+@dataclasses.dataclass(eq=False)
+class Grant:
+    """The right of an actor to fill a slot, until the queue gets it."""
+
+    remote: Remote
+    index: int
+    slot: Slot
+    filled: bool = False
+
+
+class Remote:
+    """One actor as its parent sees it, over all its incarnations."""
+
+    def __init__(self, actor: int, seed: int, task: ActorTask) -> None:
+        self.actor = actor
+        self.task = task
+        self.worker: Worker | None = None  # None between two incarnations
+        self.start_at = 0.0  # when the next one may begin
+        self.free: deque[int] = deque()
+        self.granted: deque[Grant] = deque()  # an actor fills in this order
+        self.sequence = 0  # rollouts that came
+        self.up = False  # its imports are done
+        self.ready = False  # it has environments
+        self.rows = 0
+        self.progress_at = 0.0
+        self._seed = seed
+        self._slots: list[Slot] = []
+
+    @property
+    def incarnation(self) -> int:
+        """How often it was started again."""
+        return self.task.incarnation
+
+    def start(self) -> None:
+        """Starts the next incarnation, in slots where no dead one can have left a finger."""
+        task = self.task
+        size = (task.job.unroll_length, task.num_envs, task.num_slots)
+        block, self._slots = shared_slots(task.spec, *size)
+        self.free = deque(range(task.num_slots))
+        incarnation = task.incarnation + 1
+        seed = actor_seed(self._seed, self.actor, incarnation)
+        self.task = task._replace(block=block, incarnation=incarnation, seed=seed)
+        self.sequence = self.rows = 0
+        self.up = self.ready = False
+        self.worker = Worker(act, (self.task,), name=f"actor-{self.actor}")
+        self.progress_at = time.monotonic()
+
+    def can_fill(self) -> bool:
+        """Returns whether a grant now would be filled soon.
+
+        The first incarnation need not be ready, so that the order of grants does not depend on
+        who starts fastest; later ones must, so that nobody waits for their start.
+        """
+        return bool(self.worker and self.free and (self.ready or self.incarnation == 0))
+
+    def grant(self) -> Grant:
+        """Returns the grant of a free slot after telling the actor."""
+        assert self.worker is not None
+        index = self.free.popleft()
+        grant = Grant(self, index, self._slots[index])
+        if not self.granted:
+            self.progress_at = time.monotonic()
+        self.granted.append(grant)
+        # If it just died, the next look at it will tell.
+        with contextlib.suppress(OSError):
+            self.worker.connection.send(index)
+        return grant
+
+    def take_back(self, slot: Slot) -> bool:
+        """Returns whether ``slot`` is one of this incarnation's, now free."""
+        for index, own in enumerate(self._slots):
+            if own is slot:
+                self.free.append(index)
+                return True
+        return False
+
+    def overdue(self, step_timeout: float) -> str:
+        """Returns what the actor has not done in time; "" if all is well."""
+        limit = step_timeout if self.up else START_TIMEOUT
+        busy = self.granted or not self.ready
+        if not busy or time.monotonic() - self.progress_at <= limit:
+            return ""
+        return f"made no progress for {limit:g} s (row {self.rows}; limit: --step_timeout)"
+
+    def bury(self) -> str:
+        """Returns how the worker ended, after ending it and everything that it started."""
+        assert self.worker is not None
+        self.worker.kill()
+        text = self.worker.exit_text()
+        self.forget()
+        return text
+
+    def forget(self) -> None:
+        """Lets go of worker and slots; rollouts that others still hold stay whole."""
+        self.worker = None
+        self.task = self.task._replace(block=None)
+        self.start_at = math.inf
+        self.granted.clear()
+        self.free.clear()
+        self._slots = []
+
+    def state(self) -> str:
+        """Returns what the actor is doing, for a person."""
+        if self.worker is None:
+            return "lost"
+        return f"at row {self.rows}" if self.ready else "starting"
+
+
+# The actor's side.
 
 
 class ParentGone(Exception):
@@ -87,12 +212,6 @@ class Heartbeat:
             self._link.send("beat", self._rows)
 
 
-def actor_seed(seed: int, actor: int, incarnation: int = 0) -> int:
-    """Returns the seed, of 31 bits, of an actor's environments and random numbers."""
-    sequence = np.random.SeedSequence((seed, actor, incarnation))
-    return int(sequence.generate_state(1)[0]) >> 1
-
-
 def act(connection: Connection, task: ActorTask) -> None:
     """Fills granted slots until the parent closes the pipe."""
     link = Link(connection, task.incarnation)
@@ -110,9 +229,8 @@ def _act(link: Link, task: ActorTask) -> None:
     torch.set_num_threads(1)
     random.seed(task.seed)
     np.random.seed(task.seed)
-    slots = slots_in(
-        task.block, task.spec, task.job.unroll_length, task.num_envs, task.num_slots
-    )
+    assert task.block is not None
+    slots = slots_in(task.block, task.spec, task.job.unroll_length, task.num_envs, task.num_slots)
     algorithm = task.job.make_algorithm()
     env = task.job.make_env(task.num_envs, task.seed)
     try:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.build import build
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.process import Worker
+from torchbeast.data.process import Worker
 
 # A dead learner is noticed at once; this bounds one that is frozen. Environments may be slow.
 TIMEOUT = datetime.timedelta(minutes=5)

@@ -28,6 +28,7 @@ from torchbeast.tools.statistics import EpisodeStatistics
 from torchbeast.tools.timing import Timings
 
 GRACE = 2.0  # seconds after a signal, in which a rollout may still be finished
+EVALUATION = 2**31  # in place of a rank, for the seeds of evaluation
 _log = logging.getLogger("torchbeast")
 
 
@@ -70,11 +71,11 @@ class Run:
         self.statistics = EpisodeStatistics()
         self.timings = Timings()
         self.games: list[Episode] = []
+        self._evaluated: dict[str, float] = {}  # for the next row
         self._close_later: list[Callable[[], None]] = []
-        self._best = float("-inf")
         self._last_log = self._last_save = time.monotonic()
         self._saved_step = -1
-        saved = checkpoint.load(directory.path) if checkpoint.exists(directory.path) else None
+        saved = checkpoint.load(directory.path) if checkpoint.has_checkpoint(directory.path) else None
         save_config(config, directory.path / "config.yaml")
         try:
             self._build(saved)
@@ -91,7 +92,6 @@ class Run:
             self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
             steps, version = saved.step, int(saved.state["version"])
             self.statistics.load_state_dict(saved.state["statistics"])
-            self._best = float(saved.state["best"])
         self.learner.resume(steps, version)
         state = self.algorithm.state_dict() if saved is not None else None
         self.ranks = Ranks(config, state, steps, version)
@@ -133,10 +133,10 @@ class Run:
             _log.info("stopped in the middle of a rollout, which is dropped")
 
     def finish(self) -> Result:
-        """Returns the result after the last row, checkpoint and evaluation."""
-        self._write_row()
+        """Returns the result after the last evaluation, row and checkpoint."""
         if not self.stop.requested and self.config.output.eval_episodes:
             self._evaluate()
+        self._write_row()
         self.save()
         return Result(
             self.directory.path,
@@ -159,7 +159,6 @@ class Run:
             state={
                 "version": self.learner.version,
                 "statistics": self.statistics.state_dict(),
-                "best": self._best,
                 "config": to_dict(self.config),
             },
             rng=capture_rng(),
@@ -200,9 +199,11 @@ class Run:
             raise Interrupted
 
     def _should_stop(self) -> bool:
-        # A serial run stops between rollouts, where it can continue bit for bit.
-        between = len(self.source.queue) == 0
-        return self.stop.requested and (between or self.stop.overdue(GRACE))
+        return self.stop.requested and (self._at_boundary() or self.stop.overdue(GRACE))
+
+    def _at_boundary(self) -> bool:
+        # Between rollouts a run that acts itself can be continued bit for bit.
+        return self.config.system.num_actors > 0 or len(self.source.queue) == 0
 
     def _after_update(self) -> None:
         episodes = self.source.episodes() + self.ranks.episodes()
@@ -215,23 +216,27 @@ class Run:
         if output.eval_interval and self.learner.steps >= self._next_eval:
             self._next_eval += output.eval_interval
             self._evaluate()
-        if now - self._last_save >= output.checkpoint_interval and len(self.source.queue) == 0:
+        if now - self._last_save >= output.checkpoint_interval and self._at_boundary():
             self.save()
 
     def _write_row(self) -> None:
         self._last_log = time.monotonic()
         metrics = self.learner.metrics()
-        if not metrics:
+        if not metrics and not self._evaluated:
             return
-        shares = {f"time_{stage}": share for stage, share in self.timings.shares().items()}
+        shares = self.timings.shares()
         row = {"step": self.learner.steps, "updates": self.learner.version}
-        row |= self.statistics.take() | metrics | self.source.metrics() | shares
+        row |= self.statistics.take() | metrics | self.source.metrics() | self._evaluated
+        row |= {f"time_{stage}": share for stage, share in shares.items()}
+        self._evaluated = {}
         self.log.log(row | {"rss_gb": rss() / 1e9})
-        self.display.update(self.learner.steps, self.learner.version, self.statistics, metrics)
+        self.display.update(
+            self.learner.steps, self.learner.version, self.statistics, metrics, shares
+        )
 
     def _evaluate(self) -> None:
         count = self.config.output.eval_episodes
-        seed = rank_seed(self.config.system.seed, -1 % 2**31)
+        seed = rank_seed(self.config.system.seed, EVALUATION)
         config = dataclasses.replace(self.config.env, life_loss=False, env_workers=0)
         env = envs.make(config, count, seed)
         try:
@@ -243,7 +248,7 @@ class Run:
         returns = [game.episode_return for game in self.games]
         if returns:
             mean = sum(returns) / len(returns)
-            self.log.evaluation(self.learner.steps, self.games)
+            self._evaluated = {"eval_return": mean}
             self.display.note(f"evaluation at step {self.learner.steps:,}: {mean:.1f}")
 
 

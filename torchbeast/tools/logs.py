@@ -55,6 +55,7 @@ class RunLog:
             self._fields_file = LineFile(path / "fields.csv")
             self._episodes = LineFile(path / "episodes.csv")
             _put_back(self._logs, table_text("# ", fields, kept) if kept else "")
+            _put_back(self._fields_file, csv_line(fields) if kept else "")
             _put_back(self._episodes, table_text("", _EPISODE_FIELDS, kept_games))
         except OSError as error:
             raise StorageError(
@@ -197,7 +198,7 @@ def _open_events(path: Path, resume_step: int) -> Any:
         return None
     try:
         # Events after the step that is resumed are hidden: they tell of updates that were lost.
-        return SummaryWriter(str(path), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
+        return SummaryWriter(str(path), purge_step=resume_step + 1)
     except OSError as error:
         _log.warning("no TensorBoard events: %s", error)
         return None

@@ -96,8 +96,8 @@ class RunDirectory:
         self.close(successful=kind is None)
 
     def _opening_meta(self, args: Any) -> dict[str, Any]:
-        meta = {"xpid": self.xpid, "date_start": _now(), "date_end": None, "successful": False}
-        meta["resumed"] = []
+        meta: dict[str, Any] = {"xpid": self.xpid, "date_start": _now(), "resumed": []}
+        meta |= {"date_end": None, "successful": False}
         before = read_meta(self.path)
         if before.get("date_start"):
             meta["resumed"] = [*before.get("resumed", []), meta["date_start"]]

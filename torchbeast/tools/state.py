@@ -55,7 +55,7 @@ def plain(tree: Any, arrays_to_lists: bool = False, where: str = "state") -> Any
 
 def capture_rng() -> dict[str, Any]:
     """Returns the state of Python's, NumPy's (legacy) and torch's generators as plain data."""
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
         "python": random.getstate(),
@@ -113,5 +113,7 @@ def _fields(x: Any) -> Mapping[Any, Any] | None:
 def _plain_key(key: Any, only_strings: bool, where: str) -> Any:
     key = plain(key, True, where)
     if only_strings and not isinstance(key, str):
-        raise TypeError(f"expected keys that are strings in {where}, got {key!r}; JSON has no other")
+        raise TypeError(
+            f"expected keys that are strings in {where}, got {key!r}; JSON has no other"
+        )
     return key

@@ -18,6 +18,7 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dropped = 0
+        self._broken = False  # half a line may stand at the end
         self._open()
 
     def append(self, text: str) -> bool:
@@ -46,6 +47,7 @@ class LineFile:
             write_atomically(self.path, text.encode())
             old = self._fd
             self._open()
+            self._broken = False
             os.close(old)
             return True
         except OSError:
@@ -60,7 +62,6 @@ class LineFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
         self._fd = os.open(self.path, flags, 0o644)
         self._size = os.fstat(self._fd).st_size
-        self._broken = False
 
 
 def csv_line(values: Iterable[Any]) -> str:

@@ -1,0 +1,152 @@
+"""Environments whose streams, values or faults are known: for tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class CountingEnv(gymnasium.Env):
+    """Counts. The observation is [episode, step], the reward is the step.
+
+    Episode k has ``3 + k % 4`` steps; even episodes terminate, odd ones are truncated.
+    """
+
+    def __init__(self, kind: str = "box") -> None:
+        self.kind = kind
+        box = spaces.Box(-1, 1e6, (2,), np.float32)
+        discrete = spaces.Discrete(5)
+        self.observation_space = {
+            "dict": spaces.Dict({"count": box, "nested": spaces.Dict({"step": discrete})}),
+            "tuple": spaces.Tuple((box, discrete)),
+            "text": spaces.Dict({"count": box, "words": spaces.Text(9)}),
+            "only_text": spaces.Text(9),
+        }.get(kind, box)
+        self.action_space = spaces.MultiDiscrete([2, 3]) if kind == "multi" else spaces.Discrete(3)
+        self.episode = -1
+        self.step_count = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.step_count = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.step_count += 1
+        ends = self.step_count == episode_length(self.episode)
+        even = self.episode % 2 == 0
+        return self._obs(), float(self.step_count), ends and even, ends and not even, {}
+
+    def _obs(self) -> Any:
+        count = np.array([self.episode, self.step_count], np.float32)
+        step = np.int64(self.step_count % 5)
+        return {
+            "dict": {"count": count, "nested": {"step": step}},
+            "tuple": (count, step),
+            "text": {"count": count, "words": "hi"},
+            "only_text": "hi",
+        }.get(self.kind, count)
+
+
+def episode_length(episode: int) -> int:
+    return 3 + episode % 4
+
+
+class FaultEnv(CountingEnv):
+    """Counts until step ``at_step`` of its process's life, then does what ``kind`` says.
+
+    ``marker`` names a file that is made at the fault: where it is, the fault happens no more.
+    """
+
+    def __init__(self, kind: str = "raise", at_step: int = 5, marker: str = "") -> None:
+        super().__init__()
+        self.fault = kind
+        self.at_step = at_step
+        self.marker = marker
+        self.total = 0
+        if kind == "constructor" and os.environ.get("FAULT_PARENT") != str(os.getpid()):
+            raise RuntimeError("broken in the constructor")
+        if kind == "grandchild":
+            self.child = subprocess.Popen(["sleep", "1234.5"])
+
+    def step(self, action: Any) -> Any:
+        self.total += 1
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.total != self.at_step or (self.marker and os.path.exists(self.marker)):
+            return obs, reward, terminated, truncated, info
+        if self.marker:
+            with open(self.marker, "w"):
+                pass
+        if self.fault == "raise":
+            raise RuntimeError("broken in step")
+        if self.fault == "hang":
+            time.sleep(1e6)
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "nan":
+            reward = float("nan")
+        if self.fault == "shape":
+            obs = np.zeros(3, np.float32)
+        return obs, reward, terminated, truncated, info
+
+
+class Probe(gymnasium.Env):
+    """The small problems P1 to P7, whose values are known (``value`` of the start, gamma 0.9).
+
+    1: one step, reward 1. 2: the observation is the reward. 3: reward 1 after the second step.
+    4: action 1 earns 1 and action 0 earns -1. 5: the action must equal the sign of the
+    observation. 6: reward 1, truncated after 5 steps, endless in truth. 7: the same, terminated.
+    """
+
+    LENGTHS = {3: 2, 6: 5, 7: 5}
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = spaces.Discrete(2 if number in (4, 5) else 1)
+        self.sign = 1.0
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.sign = 1.0 if self.np_random.random() < 0.5 else -1.0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        ends = self.steps == self.LENGTHS.get(self.number, 1)
+        right = 1.0 if action == 1 else -1.0
+        reward = {
+            2: self.sign,
+            3: float(ends),
+            4: right,
+            5: right * self.sign,
+        }.get(self.number, 1.0)
+        truncates = self.number == 6
+        return self._obs(), reward, ends and not truncates, ends and truncates, {}
+
+    def _obs(self) -> Any:
+        shown = {2: self.sign, 3: float(self.steps), 5: self.sign}.get(self.number, 0.0)
+        return np.array([shown], np.float32)
+
+
+def counting(**kwargs: Any) -> gymnasium.Env:
+    return CountingEnv(**kwargs)
+
+
+def fault(**kwargs: Any) -> gymnasium.Env:
+    return FaultEnv(**kwargs)
+
+
+def probe(**kwargs: Any) -> gymnasium.Env:
+    return Probe(**kwargs)

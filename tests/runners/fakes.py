@@ -1,0 +1,227 @@
+"""A counting environment and an algorithm whose rollouts can be checked row by row.
+
+At the top level of an importable module, because actor processes unpickle them by name.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from torchbeast.algorithms.base import Algorithm, Once, Update
+from torchbeast.data import EnvSpec, Rollout, Tree
+from torchbeast.envs.vector import Step, VectorEnv
+from torchbeast.loops.learner import Learner
+from torchbeast.loops.weights import SharedWeights
+from torchbeast.runners.async_ import ActorPool
+from torchbeast.runners.source import ActingJob
+
+T = 4
+NUM_ACTIONS = 1000
+SPEC = EnvSpec(
+    spaces.Box(0, 2**40, (4,), np.int64),
+    spaces.Discrete(NUM_ACTIONS),
+)
+SEED, INDEX, EPISODE, STEP = range(4)  # what the four numbers of an observation are
+
+
+class CountingEnv(VectorEnv):
+    """Environment i has episodes of 3 + i steps; the reward is the number of the step.
+
+    Episodes end by termination and by a time limit in turn.
+    """
+
+    def __init__(self, num_envs: int, seed: int) -> None:
+        super().__init__(SPEC, num_envs)
+        self.seed = seed
+        self.episode = np.zeros(num_envs, np.int64)
+        self.step = np.zeros(num_envs, np.int64)
+        self.closed = False
+
+    def _reset(self) -> Tree:
+        return self._obs()
+
+    def _send(self, action: Tree) -> None:
+        self.step += 1
+        over = self.step > 3 + np.arange(self.num_envs)
+        self.episode[over] += 1
+        self.step[over] = 0
+
+    def _recv(self) -> Step:
+        end = self.step == 3 + np.arange(self.num_envs)
+        odd = self.episode % 2 == 1
+        return Step(self._obs(), self.step.astype(np.float32), end & odd, end & ~odd)
+
+    def _obs(self) -> np.ndarray[Any, Any]:
+        index = np.arange(self.num_envs)
+        return np.stack([np.full_like(index, self.seed), index, self.episode, self.step], 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Fault(NamedTuple):
+    """What goes wrong, after how many steps, and how often over all processes (by marker files)."""
+
+    kind: str  # raise, hang, construct, kill, exit, slow
+    at: int
+    times: int
+    markers: pathlib.Path
+
+
+class FaultyEnv(CountingEnv):
+    def __init__(self, num_envs: int, seed: int, fault: Fault) -> None:
+        super().__init__(num_envs, seed)
+        self.fault = fault
+        self.steps = 0
+        if fault.kind == "construct" and self._claim():
+            raise OSError("no such game: Pitfull")
+        if fault.kind == "child":
+            child = subprocess.Popen(["sleep", "600"], close_fds=False)
+            (fault.markers / f"child-{child.pid}").touch()
+
+    def _claim(self) -> bool:
+        for i in range(self.fault.times):
+            try:
+                (self.fault.markers / str(i)).touch(exist_ok=False)
+                return True
+            except FileExistsError:
+                pass
+        return False
+
+    def _send(self, action: Tree) -> None:
+        self.steps += 1
+        if self.steps >= self.fault.at and self.fault.kind != "child":
+            if self.fault.kind == "slow":
+                time.sleep(0.05)
+            elif self._claim():
+                self._break()
+        super()._send(action)
+
+    def _break(self) -> None:
+        if self.fault.kind == "raise":
+            raise ZeroDivisionError("the ball left the universe")
+        if self.fault.kind == "hang":
+            time.sleep(1e6)
+        if self.fault.kind == "exit":
+            sys.exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CountingModel(nn.Module):
+    """One parameter, equal to the number of updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.updates = nn.Parameter(torch.zeros(1))
+
+    def initial_state(self, batch_size: int) -> Tree:
+        return (torch.zeros(1, batch_size, 1),)
+
+
+class CountingAlgorithm(Algorithm):
+    """Acts at random; leaves the weights in ``extras``, and counts rows in the state."""
+
+    def __init__(self, batch_size: int, max_lag: int | None) -> None:
+        self.config = None
+        self.spec = SPEC
+        self.needs = Once(T, batch_size, max_lag)
+        self.model = CountingModel()
+
+    def act(
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+    ) -> tuple[Tree, dict[str, Tensor], Tree]:
+        first = rows.first
+        (count,) = state
+        count = torch.where(first[..., None], 0.0, count) + 1
+        action = torch.randint(NUM_ACTIONS, first.shape)
+        return action, {"weight": model.updates.expand(first.shape)}, (count,)
+
+    def update(self, batch: Rollout, steps: int) -> Update:
+        with torch.no_grad():
+            self.model.updates += 1
+        return Update({"return": batch.reward.sum()})
+
+
+class Setup(NamedTuple):
+    """A factory of jobs that can be pickled."""
+
+    batch_size: int
+    max_lag: int | None = None
+    fault: Fault | None = None
+
+    def algorithm(self) -> CountingAlgorithm:
+        return CountingAlgorithm(self.batch_size, self.max_lag)
+
+    def env(self, num_envs: int, seed: int) -> VectorEnv:
+        if self.fault is None:
+            return CountingEnv(num_envs, seed)
+        return FaultyEnv(num_envs, seed, self.fault)
+
+
+class MagicPool(ActorPool):
+    """Fills each slot with the magic value before it is granted; remembers the most granted."""
+
+    most_outstanding = 0
+
+    def _grant(self, remote: Any) -> None:
+        remote._slots[remote.free[0]].fill_magic()
+        super()._grant(remote)
+        granted = sum(len(r.granted) for r in self._remotes) * self._columns
+        waiting = sum(g.filled for g in self._in_order) * self._columns + len(self.queue)
+        self.most_outstanding = max(self.most_outstanding, granted + waiting)
+
+
+def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tuple[Any, Learner]:
+    """Returns a pool and the learner of its rollouts."""
+    algorithm = setup.algorithm()
+    weights = SharedWeights(algorithm.model)
+    job = ActingJob(setup.algorithm, setup.env, T)
+    defaults: dict[str, Any] = {
+        "num_actors": 2,
+        "envs_per_actor": 2,
+        "num_buffers": 4,
+        "seed": 1,
+        "on_wait": Deadline(20.0),
+    }
+    source = pool(job, algorithm, weights, **(defaults | options))
+    return source, Learner(algorithm, source.queue, weights)
+
+
+class Deadline:
+    """Fails a test that waits for too long, and counts the calls."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        assert time.monotonic() < self.end, "waited for too long"
+
+
+def main(folder: str) -> None:
+    """Runs a pool for ever, for the test that kills its parent; writes the pids of the actors."""
+    source, learner = make(Setup(2))
+    path = pathlib.Path(folder)
+    source.fill()
+    pids = [str(r.worker.pid) for r in source._remotes]
+    (path / "new").write_text(" ".join(pids))
+    (path / "new").rename(path / "pids")
+    while True:
+        source.fill()
+        learner.step()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

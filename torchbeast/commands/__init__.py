@@ -1,0 +1,18 @@
+"""The commands of `torchbeast`, one file for each subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torchbeast.commands.evaluate import evaluate, play
+from torchbeast.commands.show import list_, plot
+from torchbeast.commands.train import resume, train
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+    "play": play,
+    "plot": plot,
+    "list": list_,
+}

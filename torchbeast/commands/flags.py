@@ -1,0 +1,105 @@
+"""Flags to config: defaults, then preset, then config files, then flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from torchbeast import presets
+from torchbeast.commands.errors import UsageError, nearest
+from torchbeast.runners.config import RunConfig, load_config, save_config
+
+T = TypeVar("T")
+ALGORITHMS = {"impala": "Importance weighted actor-learner architecture (arXiv:1802.01561)"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where settings come from before the flags."""
+
+    preset: str = "auto"
+    """A preset by name; auto: the one that fits the environment; none: the plain defaults."""
+    config: tuple[str, ...] = ()
+    """YAML files with settings; later ones win, flags win over all."""
+    save_config: str | None = None
+    """Write the settings to this YAML file and stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """All flags of `torchbeast train`."""
+
+    run: RunConfig
+    sources: Sources = dataclasses.field(default_factory=Sources)
+
+
+def train_config(program: str, arguments: Sequence[str]) -> RunConfig | None:
+    """Returns the config that the flags mean; None if they only asked to save it.
+
+    Raises:
+        UsageError: a preset or config file is unknown or wrong.
+    """
+    sources, env = _first_look(arguments)
+    base = _base(sources, env)
+    flags = parse(TrainFlags(base, sources), program, arguments)
+    if flags.sources.save_config is not None:
+        save_config(flags.run, pathlib.Path(flags.sources.save_config))
+        print(f"saved the settings to {flags.sources.save_config}")
+        return None
+    return flags.run
+
+
+def parse(default: T, program: str, arguments: Sequence[str]) -> T:
+    """Returns ``default``, a nested dataclass, with what the flags say.
+
+    An unknown flag ends the process with exit code 2 and the nearest flags.
+    """
+    return tyro.cli(
+        type(default),
+        prog=program,
+        args=list(arguments),
+        default=default,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _first_look(arguments: Sequence[str]) -> tuple[Sources, str]:
+    """Returns what decides the defaults of the other flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="auto")
+    parser.add_argument("--config", nargs="*", default=[])
+    parser.add_argument("--env", default=None)
+    known, _ = parser.parse_known_args(list(arguments))
+    return Sources(known.preset, tuple(known.config)), known.env
+
+
+def _base(sources: Sources, env: str | None) -> RunConfig:
+    base = RunConfig()
+    from_files = base
+    try:
+        for path in sources.config:
+            from_files = load_config(pathlib.Path(path), from_files)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    name = env or from_files.env.env
+    if sources.preset == "auto":
+        preset = presets.for_env(name)
+    elif sources.preset == "none":
+        preset = None
+    else:
+        preset = presets.by_name(sources.preset)
+        if preset is None:
+            raise UsageError(
+                f"expected --preset auto, none, or one of {', '.join(presets.names())}; got "
+                f"'{sources.preset}', nearest: {nearest(sources.preset, presets.names())}"
+            )
+    base = preset(base) if preset else base
+    for path in sources.config:
+        base = load_config(pathlib.Path(path), base)
+    return base

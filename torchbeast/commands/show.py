@@ -1,0 +1,106 @@
+"""`torchbeast list` and `torchbeast plot`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torchbeast import envs, presets
+from torchbeast.commands.errors import UsageError, nearest
+from torchbeast.commands.flags import ALGORITHMS, parse
+from torchbeast.nets import NetworkConfig
+from torchbeast.runners.config import RunConfig
+from torchbeast.tools import run_directory
+from torchbeast.tools.plot import plot_curves
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotFlags:
+    """Where the figure goes."""
+
+    output: str = ""
+    """The PNG; by default curve.png in the directory of the (first) run."""
+    savedir: str = RunConfig().output.savedir
+    """Folder of all runs."""
+
+
+def list_(arguments: Sequence[str]) -> int:
+    """Returns 0 after ``torchbeast list [WHAT]`` printed it."""
+    listings: dict[str, Callable[[], None]] = {
+        "environments": _environments,
+        "algorithms": _algorithms,
+        "presets": _presets,
+        "networks": _networks,
+        "runs": _runs,
+    }
+    what = arguments[0] if arguments else None
+    if what is None:
+        for name in ("algorithms", "networks", "presets"):
+            print(f"{name}:")
+            listings[name]()
+        print("also: torchbeast list environments, torchbeast list runs")
+    elif what not in listings:
+        raise UsageError(
+            f"expected one of {', '.join(listings)}, got '{what}'; "
+            f"did you mean {nearest(what, listings)}?"
+        )
+    else:
+        listings[what]()
+    return 0
+
+
+def plot(arguments: Sequence[str]) -> int:
+    """Returns 0 after ``torchbeast plot RUN [RUN ...] [flags]`` drew their curves."""
+    names = []
+    rest = list(arguments)
+    while rest and not rest[0].startswith("-"):
+        names.append(rest.pop(0))
+    if not names:
+        raise UsageError("expected `torchbeast plot RUN [RUN ...]`")
+    flags = parse(PlotFlags(), "torchbeast plot", rest)
+    try:
+        runs = [run_directory.find_run(flags.savedir, name) for name in names]
+        target = Path(flags.output) if flags.output else runs[0] / "curve.png"
+        plot_curves(runs, target)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    print(f"figure in {target}")
+    return 0
+
+
+def _environments() -> None:
+    for group, ids in envs.groups().items():
+        print(f"{group}:")
+        print("\n".join(f"  {name}" for name in ids))
+
+
+def _algorithms() -> None:
+    for name, description in ALGORITHMS.items():
+        print(f"  {name:24} {description}")
+
+
+def _presets() -> None:
+    for name in presets.names():
+        function = presets.by_name(name)
+        print(f"  {name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+
+
+def _networks() -> None:
+    described = {
+        "auto": "shallow for images of 36x36 and more, else mlp",
+        "shallow": "3 convolutions and 512 units",
+        "deep": "IMPALA's residual network, 15 convolutions and 256 units",
+        "mlp": "fully connected layers of --hidden_sizes",
+    }
+    for name in typing.get_args(typing.get_type_hints(NetworkConfig)["network"]):
+        print(f"  {name:24} {described[name]}; --use_lstm adds memory")
+
+
+def _runs() -> None:
+    for path in run_directory.list_runs(RunConfig().output.savedir):
+        meta = run_directory.read_meta(path)
+        state = "finished" if meta.get("successful") else meta.get("date_end") or "not finished"
+        print(f"  {path.name:32} {meta.get('date_start', '?')}  {state}")

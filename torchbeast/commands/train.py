@@ -1,0 +1,152 @@
+"""`torchbeast train` and `torchbeast resume`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchbeast.commands.errors import UsageError, nearest
+from torchbeast.commands.flags import ALGORITHMS, parse, train_config
+from torchbeast.envs.vector import Episode
+from torchbeast.runners.build import checked
+from torchbeast.runners.config import RunConfig, load_config, to_dict
+from torchbeast.runners.run import Result
+from torchbeast.runners.run import train as run_training
+from torchbeast.tools import checkpoint
+from torchbeast.tools.run_directory import RunDirectory, expand, find_run
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Returns the exit code of ``torchbeast train ALGORITHM [flags]``."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise UsageError(f"expected an algorithm first: {', '.join(ALGORITHMS)}")
+    name, rest = arguments[0], list(arguments[1:])
+    if name in ("-h", "--help"):
+        name, rest = "impala", ["--help"]
+    if name not in ALGORITHMS:
+        raise UsageError(
+            f"expected an algorithm ({', '.join(ALGORITHMS)}), got '{name}'; "
+            f"did you mean {nearest(name, ALGORITHMS)}?"
+        )
+    config = train_config(f"torchbeast train {name}", rest)
+    return 0 if config is None else launch(config)
+
+
+def resume(arguments: Sequence[str]) -> int:
+    """Returns the exit code of ``torchbeast resume RUN [flags]``: flags change settings."""
+    path, rest = run_argument("resume", arguments)
+    if not checkpoint.has_checkpoint(path):
+        raise UsageError(f"expected a checkpoint in {path}, got none; start anew with `train`", 7)
+    saved = config_of(path)
+    output = dataclasses.replace(
+        saved.output, xpid=path.name, savedir=str(path.parent), restart="resume"
+    )
+    base = dataclasses.replace(saved, output=output)
+    return launch(parse(base, f"torchbeast resume {path.name}", rest))
+
+
+def launch(config: RunConfig) -> int:
+    """Returns the exit code of a run: checks it, opens its directory, trains, says how it went."""
+    config = checked(config)
+    continues = _prepare_directory(config)
+    with RunDirectory(config.output.savedir, config.output.xpid, to_dict(config)) as directory:
+        if continues:
+            _refuse_other_shapes(directory.path, config)
+        result = run_training(config, directory)
+    print(_closing_words(config, result))
+    return result.exit_code
+
+
+def run_argument(command: str, arguments: Sequence[str]) -> tuple[Path, list[str]]:
+    """Returns the directory of the run named first, and the other arguments.
+
+    Raises:
+        UsageError: no run was named, or there is none of that name.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(f"expected `torchbeast {command} RUN`: an xpid, a path, or latest")
+    rest = list(arguments[1:])
+    savedir = RunConfig().output.savedir
+    for i, argument in enumerate(rest):
+        if argument == "--savedir" and i + 1 < len(rest):
+            savedir = rest[i + 1]
+    try:
+        return find_run(savedir, arguments[0]), rest
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def config_of(path: Path) -> RunConfig:
+    """Returns the config that a run was last started with.
+
+    Raises:
+        UsageError: the run has none that can be read.
+    """
+    try:
+        return load_config(path / "config.yaml")
+    except ValueError as error:
+        raise UsageError(f"{path}: its settings cannot be read: {error}", 7) from error
+
+
+def _prepare_directory(config: RunConfig) -> bool:
+    """Returns whether the run exists and is to be continued."""
+    output = config.output
+    if output.xpid is None:
+        return False
+    path = expand(output.savedir) / output.xpid
+    if not checkpoint.has_checkpoint(path):
+        return False
+    if output.restart == "fail":
+        raise UsageError(f"expected a new run, got {path}, which has checkpoints; change --xpid")
+    if output.restart == "fresh":
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(aside)
+        print(f"{path} was set aside as {aside.name}", file=sys.stderr)
+        return False
+    return True
+
+
+def _refuse_other_shapes(path: Path, config: RunConfig) -> None:
+    """Raises UsageError if the run was of another environment or network."""
+    if not (path / "config.yaml").is_file():
+        return
+    before, now = to_dict(config_of(path)), to_dict(config)
+    for group in ("env", "network"):
+        for name, value in now[group].items():
+            old = before[group].get(name)
+            if old != value and name not in ("env_workers", "env_threads"):
+                raise UsageError(
+                    f"expected --{name} {old} as in the run {path.name}, got {value}; "
+                    f"choose another --xpid, or --restart fresh"
+                )
+
+
+def _closing_words(config: RunConfig, result: Result) -> str:
+    path, name = result.path, result.path.name
+    lines = [f"{result.steps:,} steps, mean return of the last 100 games {result.mean_return:.1f}"]
+    if result.games:
+        lines.append(f"evaluation: {describe(result.games)}")
+    lines.append(f"results in {path}")
+    if expand(config.output.savedir) != expand(RunConfig().output.savedir):
+        name = str(path)
+    if result.exit_code:
+        lines.append(f"stopped and saved; continue with: torchbeast resume {name}")
+    elif not config.output.disable_checkpoint:
+        lines.append(
+            f"next: torchbeast eval {name} | torchbeast play {name} | torchbeast plot {name}"
+        )
+    return "\n".join(lines)
+
+
+def describe(games: Sequence[Episode]) -> str:
+    """Returns how evaluated games went, in words."""
+    returns = [game.episode_return for game in games]
+    mean = sum(returns) / len(returns)
+    return (
+        f"mean return {mean:.1f} over {len(returns)} games "
+        f"(from {min(returns):.1f} to {max(returns):.1f})"
+    )

@@ -1,0 +1,101 @@
+"""Environments stepped by the C++ threads of envpool."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec as Registered
+
+from torchbeast.data import EnvSpec, Tree
+from torchbeast.envs import atari, registry
+from torchbeast.envs.registry import EnvConfig, UnknownEnvironment
+from torchbeast.envs.vector import Step, VectorEnv
+
+FRAMES_PER_STEP = 4
+
+
+class EnvpoolEnv(VectorEnv):
+    """B environments of envpool; Atari by the same two protocols as ``AtariEnv``.
+
+    Seeds count in the constructor only, so a second ``reset`` goes on with the same random
+    numbers. envpool's Atari differs from ale-py's in small things (its no-ops, its resize).
+
+    Args:
+        config: which environments; ``env_kwargs`` override envpool's own.
+        num_envs: B.
+        seed: envpool derives one for each environment.
+        num_threads: 0 takes one per core.
+    """
+
+    def __init__(self, config: EnvConfig, num_envs: int, seed: int, num_threads: int = 0) -> None:
+        try:
+            import envpool
+        except ImportError as error:
+            raise UnknownEnvironment(
+                '--env_backend=envpool needs envpool: pip install "torchbeast[envpool]"'
+            ) from error
+        task, protocol = _task(config)
+        if task not in envpool.list_all_envs():
+            raise UnknownEnvironment(
+                f"expected an environment of envpool, got {task!r}; --env_backend=auto may know it"
+            )
+        self._pool = envpool.make(
+            task,
+            env_type="gymnasium",
+            num_envs=num_envs,
+            num_threads=num_threads,
+            seed=seed % 2**31,
+            **(protocol | config.env_kwargs),
+        )
+        spec = EnvSpec(self._pool.observation_space, self._pool.action_space)
+        super().__init__(spec, num_envs, config.name)
+        self.spec.action.seed(seed)
+        self._ids = np.arange(num_envs, dtype=np.int32)
+        self._life_loss = config.life_loss
+        self._lives = np.zeros(num_envs, np.int64)
+
+    def close(self) -> None:
+        """Ends the environments and their threads."""
+        self._pool.close()
+
+    def _reset(self) -> Tree:
+        obs, info = self._pool.reset()
+        if self._life_loss:
+            self._lives[:] = info["lives"]
+        return obs
+
+    def _send(self, action: Tree) -> None:
+        self._pool.send(action, self._ids)
+
+    def _recv(self) -> Step:
+        obs, reward, terminated, truncated, info = self._pool.recv()
+        if not np.array_equal(info["env_id"], self._ids):
+            raise RuntimeError(f"expected envpool's answers in order, got {info['env_id']}")
+        lost = None
+        if self._life_loss:
+            lost = info["lives"] < self._lives
+            self._lives[:] = info["lives"]
+        return Step(obs, reward, terminated, truncated, lost)
+
+
+def _task(config: EnvConfig) -> tuple[str, dict[str, Any]]:
+    """Returns envpool's name and arguments for what the configuration means."""
+    if not registry.is_atari(config):
+        if config.life_loss:
+            raise ValueError(f"expected an Atari game for --life_loss, got {config.name}")
+        return config.name, {}
+    registered: Registered = registry.find(config.env)
+    kwargs = atari.protocol(registered, {})
+    game = re.sub(r"^ALE/|NoFrameskip(?=-)", "", registered.id)
+    return re.sub(r"-v\d+$", "-v5", game), {
+        "repeat_action_probability": kwargs["repeat_action_probability"],
+        "max_episode_steps": kwargs["max_num_frames_per_episode"] // FRAMES_PER_STEP,
+        "episodic_life": False,
+        "reward_clip": False,
+        "use_fire_reset": True,
+        "noop_max": 30,
+        "stack_num": 4,
+        "frame_skip": FRAMES_PER_STEP,
+    }

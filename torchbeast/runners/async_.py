@@ -1,0 +1,315 @@
+"""Acting in processes of their own, beside the learner: the source of asynchronous runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.data.process import close_workers
+from torchbeast.data.queue import RolloutQueue
+from torchbeast.data.slots import Slot
+from torchbeast.envs.vector import Episode
+from torchbeast.loops.weights import SharedWeights
+from torchbeast.runners.process import ActorTask, Grant, Remote
+from torchbeast.runners.source import ActingJob, Source
+
+log = logging.getLogger("torchbeast")
+
+POLL = 0.2  # seconds; the longest wait between two calls of on_wait
+CHECK = 0.1  # seconds between looks for actors that hang
+BACK_OFF = (0.1, 5.0)  # seconds before the first restart of an actor, doubled up to the second
+COMPLAIN = 10.0  # seconds of waiting between log lines that say for whom
+
+
+class ActorFailed(RuntimeError):
+    """An actor failed too often, or before any actor worked; holds its traceback."""
+
+
+class ActorPool(Source):
+    """N actor processes that fill slots in shared memory; the queue gets them when they are full.
+
+    Each actor has its own environments, its own copy of the model, a private pipe and private
+    slots. It fills the slots that it is granted, with the newest weights when it begins one.
+    Without a limit on the lag, slots are granted as soon as they are free and rollouts are
+    learned from as they come. With ``max_lag``, rollouts of (max_lag + 1) batches at most are
+    granted and not yet learned from, and they are learned from in the order of the grants:
+    then no rollout can get older, however slow its actor, and runs with max_lag 0 repeat.
+
+    An actor that dies, raises or hangs loses its unfinished rollout, and a new incarnation with
+    other random numbers takes its place after a pause. The others do not wait for it.
+
+    Args:
+        job: what acting needs.
+        algorithm: the learner's; says batch size and lag, and what a rollout looks like.
+        weights: where the learner publishes.
+        num_actors: N.
+        envs_per_actor: columns of a rollout.
+        num_buffers: slots over all actors, rounded up to a multiple of N.
+        seed: actors and their incarnations derive theirs from it.
+        on_wait: called at least every 0.2 s while waiting; may raise Interrupted.
+        max_restarts: of each actor, in the whole run.
+        step_timeout: seconds without a row after which an actor counts as hung.
+    """
+
+    def __init__(
+        self,
+        job: ActingJob,
+        algorithm: Algorithm,
+        weights: SharedWeights,
+        *,
+        num_actors: int,
+        envs_per_actor: int,
+        num_buffers: int,
+        seed: int,
+        on_wait: Callable[[], None],
+        max_restarts: int = 3,
+        step_timeout: float = 60.0,
+    ) -> None:
+        needs = algorithm.needs
+        self._columns = envs_per_actor
+        self._ordered = needs.max_lag is not None
+        self._bound = math.inf if needs.max_lag is None else (needs.max_lag + 1) * needs.batch_size
+        slots_each = max(1, -(-num_buffers // num_actors))
+        _check(slots_each * num_actors, envs_per_actor, needs.batch_size, self._bound)
+        self._on_wait = on_wait
+        self._max_restarts = max_restarts
+        self._step_timeout = step_timeout
+        spec = algorithm.rollout_spec()
+        self.queue = RolloutQueue(
+            spec,
+            job.unroll_length,
+            envs_per_actor,
+            needs.batch_size,
+            self._on_free,
+            pin_memory=algorithm.device.type == "cuda",
+        )
+        self._in_order: deque[Grant] = deque()  # not yet in the queue; empty unless ordered
+        self._next = 0  # whose turn it is to be granted a slot
+        self._checked_at = 0.0
+        self._started = self._produced = self._closed = False
+        self._episodes: list[Episode] = []
+        self._learner_wait = self._actor_wait = 0.0
+        self._restarts = self._dropped = 0
+        heartbeat = min(0.5, step_timeout / 4)
+        task = ActorTask(job, spec, weights, slots_each, envs_per_actor, heartbeat)
+        self._remotes = [Remote(actor, seed, task) for actor in range(num_actors)]
+        try:
+            for remote in self._remotes:
+                remote.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def fill(self) -> None:
+        """Returns when the queue has a batch ready.
+
+        Raises:
+            Interrupted: by ``on_wait``; the pool can go on afterwards.
+            ActorFailed: an actor failed too often, or at the start of the run.
+        """
+        if self._closed:
+            raise RuntimeError("expected an open pool of actors, got one that was closed")
+        # Grants for which weights matter are made here only: what was taken is learned from.
+        self._started = True
+        self._grant_more()
+        self._serve(0.0)
+        began = complained = time.monotonic()
+        while not self.queue.ready():
+            self._on_wait()
+            self._serve(POLL)
+            now = time.monotonic()
+            self._learner_wait += now - began
+            began = now
+            if now - complained > COMPLAIN:
+                complained = now
+                states = ", ".join(f"actor {r.actor} {r.state()}" for r in self._remotes)
+                log.info("the learner has waited %.0f s for rollouts: %s", COMPLAIN, states)
+
+    def episodes(self) -> list[Episode]:
+        """Returns the episodes that ended since the last call; ``env`` counts over all actors."""
+        taken, self._episodes = self._episodes, []
+        return taken
+
+    def metrics(self) -> dict[str, float]:
+        """Returns totals since the start: seconds waited (over all actors), restarts, losses."""
+        return {
+            "learner_wait_s": self._learner_wait,
+            "actor_wait_s": self._actor_wait,
+            "actor_restarts": float(self._restarts),
+            "dropped_rollouts": float(self._dropped),
+        }
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Returns None: an asynchronous run that is resumed begins new episodes."""
+        return None
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Raises ValueError: there are no snapshots."""
+        raise ValueError("expected no snapshot: asynchronous runs begin new episodes")
+
+    def close(self) -> None:
+        """Ends the actors: asks, waits for a second, kills. May be called twice."""
+        self._closed = True
+        close_workers([r.worker for r in self._remotes if r.worker is not None])
+        for remote in self._remotes:
+            remote.forget()
+        self._in_order.clear()
+
+    # Granting slots, and getting them back.
+
+    def _grant_more(self) -> None:
+        passed = 0
+        while passed < len(self._remotes) and self._outstanding() + self._columns <= self._bound:
+            remote = self._remotes[self._next]
+            self._next = (self._next + 1) % len(self._remotes)
+            if remote.can_fill():
+                self._grant(remote)
+                passed = 0
+            else:
+                passed += 1
+
+    def _outstanding(self) -> int:
+        return len(self._in_order) * self._columns + len(self.queue)
+
+    def _grant(self, remote: Remote) -> None:
+        grant = remote.grant()
+        if self._ordered:
+            self._in_order.append(grant)
+
+    def _on_free(self, slot: Slot) -> None:
+        for remote in self._remotes:
+            if remote.take_back(slot):
+                if self._started and not self._ordered and remote.can_fill():
+                    self._grant(remote)
+                return
+        # Else it was of a dead incarnation: its memory goes with it.
+
+    def _queue_in_order(self) -> None:
+        while self._in_order and self._in_order[0].filled:
+            self.queue.put(self._in_order.popleft().slot)
+
+    # Listening to actors.
+
+    def _serve(self, timeout: float) -> None:
+        """Takes in what actors say, replaces the lost ones; waits ``timeout`` at most."""
+        now = time.monotonic()
+        watched: dict[Any, Remote] = {}
+        for remote in self._remotes:
+            if remote.worker is not None:
+                watched[remote.worker.connection] = watched[remote.worker.sentinel] = remote
+            else:
+                timeout = min(timeout, max(0.0, remote.start_at - now))
+        told = {watched[x].actor for x in wait(list(watched), timeout)}
+        for actor in told:
+            self._receive(self._remotes[actor])
+        now = time.monotonic()
+        if now - self._checked_at >= CHECK:
+            self._checked_at = now
+            for remote in self._remotes:
+                self._check_on(remote)
+        self._grant_more()
+
+    def _receive(self, remote: Remote) -> None:
+        worker = remote.worker
+        assert worker is not None
+        alive = worker.alive  # asked first: what a dead actor has finished is still taken
+        try:
+            while remote.worker is worker and worker.connection.poll():
+                self._on_message(remote, *worker.connection.recv())
+        except (EOFError, OSError):
+            alive = False
+        if remote.worker is worker and not alive:
+            self._lose(remote, "")
+
+    def _on_message(self, remote: Remote, incarnation: int, kind: str, *content: Any) -> None:
+        remote.progress_at = time.monotonic()
+        remote.up = True
+        if kind == "ready":
+            remote.ready = True
+        elif kind == "beat":
+            (remote.rows,) = content
+        elif kind == "filled":
+            self._on_filled(remote, incarnation, *content)
+        elif kind == "failed":
+            self._lose(remote, "raised an error", content[0])
+
+    def _on_filled(
+        self,
+        remote: Remote,
+        incarnation: int,
+        sequence: int,
+        index: int,
+        episodes: list[Episode],
+        waited: float,
+    ) -> None:
+        expected = (remote.incarnation, remote.sequence + 1)
+        due = [grant.index for grant in remote.granted][:1]
+        if (incarnation, sequence) != expected or due != [index]:
+            self._dropped += 1  # old or repeated
+            return
+        self._produced = True
+        remote.sequence = sequence
+        self._actor_wait += waited
+        first = remote.actor * self._columns
+        self._episodes += [e._replace(env=first + e.env) for e in episodes]
+        grant = remote.granted.popleft()
+        grant.filled = True
+        if self._ordered:
+            self._queue_in_order()
+        else:
+            self.queue.put(grant.slot)
+
+    # Losing actors, and starting them again.
+
+    def _check_on(self, remote: Remote) -> None:
+        if remote.worker is None:
+            if time.monotonic() >= remote.start_at:
+                remote.start()
+            return
+        overdue = remote.overdue(self._step_timeout)
+        if overdue:
+            self._lose(remote, overdue)
+        elif not remote.worker.alive:  # and something that it started keeps its pipe open
+            self._receive(remote)
+
+    def _lose(self, remote: Remote, cause: str, trace: str = "") -> None:
+        """Buries an actor, and plans its next incarnation or raises ActorFailed."""
+        self._dropped += bool(remote.granted)
+        self._in_order = deque(g for g in self._in_order if g.filled or g.remote is not remote)
+        ended = remote.bury()
+        self._queue_in_order()
+        restarts = remote.incarnation
+        what = f"actor {remote.actor} (incarnation {restarts}, seed {remote.task.seed}) "
+        what += cause or f"ended: {ended}"
+        if not remote.ready and not self._produced:
+            raise ActorFailed(f"{what}, before any actor had worked\n{trace}".rstrip())
+        if restarts >= self._max_restarts:
+            raise ActorFailed(
+                f"{what}, after {restarts} restarts (--max_restarts)\n{trace}".rstrip()
+            )
+        self._restarts += 1
+        first, longest = BACK_OFF
+        pause = min(longest, first * 2**restarts)
+        remote.start_at = time.monotonic() + pause
+        left = self._max_restarts - restarts
+        text = f"{what}; it starts again in {pause:.1f} s ({left} restarts left)\n{trace}"
+        log.warning("%s", text.rstrip())
+
+
+def _check(slots: int, columns: int, batch_size: int, bound: float) -> None:
+    if slots * columns < batch_size:
+        raise ValueError(
+            f"expected at least {-(-batch_size // columns)} rollouts of {columns} environments for "
+            f"a batch of {batch_size}, got {slots}; raise --num_buffers"
+        )
+    if columns > bound:
+        raise ValueError(
+            f"expected at most {bound:g} environments per actor for the algorithm's max_lag and a "
+            f"batch of {batch_size}, got {columns}; lower --envs_per_actor or raise --batch_size"
+        )
