@@ -99,6 +99,9 @@ class FaultEnv(CountingEnv):
         return obs, reward, terminated, truncated, info
 
 
+LENGTHS = {3: 2, 6: 5, 7: 5}  # of the probes' episodes; 1 for the others
+
+
 class Probe(gymnasium.Env):
     """The small problems P1 to P7, whose values are known (``value`` of the start, gamma 0.9).
 
@@ -106,8 +109,6 @@ class Probe(gymnasium.Env):
     4: action 1 earns 1 and action 0 earns -1. 5: the action must equal the sign of the
     observation. 6: reward 1, truncated after 5 steps, endless in truth. 7: the same, terminated.
     """
-
-    LENGTHS = {3: 2, 6: 5, 7: 5}
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -124,7 +125,7 @@ class Probe(gymnasium.Env):
 
     def step(self, action: Any) -> Any:
         self.steps += 1
-        ends = self.steps == self.LENGTHS.get(self.number, 1)
+        ends = self.steps == LENGTHS.get(self.number, 1)
         right = 1.0 if action == 1 else -1.0
         reward = {
             2: self.sign,

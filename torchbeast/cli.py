@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"torchbeast {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before or after the run, which has handlers of its own
+        return 130
 
 
 if __name__ == "__main__":

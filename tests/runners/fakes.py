@@ -5,9 +5,7 @@ At the top level of an importable module, because actor processes unpickle them 
 
 from __future__ import annotations
 
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -73,10 +71,10 @@ class CountingEnv(VectorEnv):
 class Fault(NamedTuple):
     """What goes wrong, after how many steps, and how often over all processes (by marker files)."""
 
-    kind: str  # raise, hang, construct, kill, exit, slow
-    at: int
-    times: int
+    kind: str  # raise, hang; construct, slow: at once; child: starts another process
     markers: pathlib.Path
+    at: int = 0
+    times: int = 1
 
 
 class FaultyEnv(CountingEnv):
@@ -86,6 +84,7 @@ class FaultyEnv(CountingEnv):
         self.steps = 0
         if fault.kind == "construct" and self._claim():
             raise OSError("no such game: Pitfull")
+        self.slow = fault.kind == "slow" and self._claim()
         if fault.kind == "child":
             child = subprocess.Popen(["sleep", "600"], close_fds=False)
             (fault.markers / f"child-{child.pid}").touch()
@@ -101,11 +100,10 @@ class FaultyEnv(CountingEnv):
 
     def _send(self, action: Tree) -> None:
         self.steps += 1
-        if self.steps >= self.fault.at and self.fault.kind != "child":
-            if self.fault.kind == "slow":
-                time.sleep(0.05)
-            elif self._claim():
-                self._break()
+        if self.slow:
+            time.sleep(0.05)
+        elif self.fault.kind in ("raise", "hang") and self.steps == self.fault.at and self._claim():
+            self._break()
         super()._send(action)
 
     def _break(self) -> None:
@@ -113,9 +111,6 @@ class FaultyEnv(CountingEnv):
             raise ZeroDivisionError("the ball left the universe")
         if self.fault.kind == "hang":
             time.sleep(1e6)
-        if self.fault.kind == "exit":
-            sys.exit(7)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class CountingModel(nn.Module):
@@ -145,7 +140,7 @@ class CountingAlgorithm(Algorithm):
         (count,) = state
         count = torch.where(first[..., None], 0.0, count) + 1
         action = torch.randint(NUM_ACTIONS, first.shape)
-        return action, {"weight": model.updates.expand(first.shape)}, (count,)
+        return action, {"weight": model.updates.detach().expand(first.shape)}, (count,)
 
     def update(self, batch: Rollout, steps: int) -> Update:
         with torch.no_grad():
@@ -192,7 +187,7 @@ def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tup
         "envs_per_actor": 2,
         "num_buffers": 4,
         "seed": 1,
-        "on_wait": Deadline(20.0),
+        "on_wait": Deadline(60.0),
     }
     source = pool(job, algorithm, weights, **(defaults | options))
     return source, Learner(algorithm, source.queue, weights)

@@ -19,7 +19,7 @@ class Constant(nn.Module):
         super().__init__()
         self.flag = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
         self.weight = nn.Parameter(torch.zeros(numbers))
-        self.half = nn.Parameter(torch.zeros(7, 5, dtype=torch.bfloat16))
+        self.coarse = nn.Parameter(torch.zeros(7, 5, dtype=torch.bfloat16))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def fill(self, value: int) -> None:
@@ -30,7 +30,8 @@ class Constant(nn.Module):
     def values(self) -> set[float]:
         found = set()
         for x in [*self.parameters(), *self.buffers()]:
-            found |= set(x.flatten().tolist() if x.numel() < 100 else np.unique(x.detach().numpy()))
+            x = x.detach()
+            found |= set(x.flatten().tolist() if x.numel() < 100 else np.unique(x.numpy()))
         return {float(x) for x in found}
 
 

@@ -194,11 +194,15 @@ def no_space(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
+def no_space_for_new_files(path, flags, *args, real=os.open, **kwargs):
+    return no_space() if flags & os.O_CREAT else real(path, flags, *args, **kwargs)
+
+
 @pytest.mark.parametrize("call", ["write", "fsync", "rename", "replace", "open"])
 def test_full_disk_leaves_the_old_one(tmp_path, monkeypatch, call):
     run_with(tmp_path, 1)
     tar = (tmp_path / "model.tar").read_bytes()
-    monkeypatch.setattr(files.os, call, no_space)
+    monkeypatch.setattr(files.os, call, no_space_for_new_files if call == "open" else no_space)
     with pytest.raises(StorageError, match="No space left"):
         save(tmp_path, snapshot(2), FLAGS)
     monkeypatch.undo()
@@ -259,11 +263,11 @@ def killed_at(point, steps):
         def wrapped(*args, **kwargs):
             nonlocal count
             count += 1
-            if count == 2 * point:
+            if count == point:  # before the call
                 die()
             result = call(*args, **kwargs)
             count += 1
-            if count == 2 * point + 1:
+            if count == point:  # after it
                 die()
             return result
         return wrapped
@@ -279,7 +283,7 @@ def killed_at(point, steps):
 save(run, make(1), {})
 points = {}
 for again in (False, True):
-    step, point, code = load(run).step, 0, -9
+    step, point, code = load(run).step, 1, -9
     while code:
         target = step if again else step + 1
         code = killed_at(point, [target])

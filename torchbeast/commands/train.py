@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -68,12 +69,10 @@ def run_argument(command: str, arguments: Sequence[str]) -> tuple[Path, list[str
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"expected `torchbeast {command} RUN`: an xpid, a path, or latest")
     rest = list(arguments[1:])
-    savedir = RunConfig().output.savedir
-    for i, argument in enumerate(rest):
-        if argument == "--savedir" and i + 1 < len(rest):
-            savedir = rest[i + 1]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--savedir", default=RunConfig().output.savedir)
     try:
-        return find_run(savedir, arguments[0]), rest
+        return find_run(parser.parse_known_args(rest)[0].savedir, arguments[0]), rest
     except ValueError as error:
         raise UsageError(str(error)) from error
 

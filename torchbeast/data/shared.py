@@ -37,9 +37,9 @@ class SharedBlock:
             self._fd = None
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise MemoryError(
-                    f"expected {num_bytes / 1e6:.0f} MB of shared memory for rollouts, and the "
-                    f"machine has {_available() / 1e6:.0f} MB left; lower --num_buffers, --unroll_length or "
-                    f"--envs_per_actor (in a container, raise its memory or --shm-size)"
+                    f"expected {num_bytes / 1e6:.0f} MB of shared memory for rollouts or weights, "
+                    f"and the machine has {_available() / 1e6:.0f} MB left; lower --num_buffers, "
+                    f"--unroll_length or --envs_per_actor (in a container, raise its memory)"
                 ) from error
             raise
         self.memory = mmap.mmap(self._fd, num_bytes)

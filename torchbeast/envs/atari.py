@@ -98,7 +98,7 @@ class AtariEnv(VectorEnv):
     def close(self) -> None:
         """Ends the games and their threads."""
         self._ale.close()
-        del self._ale.ale  # the C++ object joins its threads when it goes
+        vars(self._ale).pop("ale", None)  # the C++ object joins its threads when it goes
 
     def _reset(self) -> Tree:
         self._obs, info = self._ale.reset(seed=self._seeds)

@@ -5,6 +5,7 @@ The plain data holds only None, bool, int, float, str, list, dict with string ke
 
 from __future__ import annotations
 
+import abc
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -204,7 +205,17 @@ def _find_class(name: str, packages: set[str]) -> type | None:
 
 def written_in_python(cls: type) -> bool:
     """Returns whether all state of an object of ``cls`` is in its ``__dict__``."""
-    return all(
-        c is object or (c.__flags__ & HEAP_TYPE and not c.__dict__.get("__slots__"))
-        for c in cls.__mro__
+    # Classes of extension modules have metaclasses of their own, or room for C beside the dict.
+    return (
+        type(cls) in (type, abc.ABCMeta)
+        and cls.__basicsize__ == _Empty.__basicsize__
+        and cls.__dictoffset__ != 0
+        and all(
+            c is object or (c.__flags__ & HEAP_TYPE and not c.__dict__.get("__slots__"))
+            for c in cls.__mro__
+        )
     )
+
+
+class _Empty:
+    """How large an object of a class written in Python is."""

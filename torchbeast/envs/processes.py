@@ -123,7 +123,7 @@ class ProcessEnv(VectorEnv):
             raise EnvError(f"{self.name} cannot go on: {self._failure}")
         for crew in self._crews:
             with contextlib.suppress(OSError):  # dead: seen when its answer is awaited
-                crew.worker.connection.send_bytes(message)
+                os.write(crew.worker.connection.fileno(), message)
 
     def _await_done(self) -> None:
         """Waits for every worker's answer; replaces those that cannot give one."""
@@ -146,13 +146,14 @@ class ProcessEnv(VectorEnv):
 
     def _answered(self, i: int) -> bool:
         """Returns whether worker i has done what it was told; False if it is dead."""
-        try:
-            message = self._crews[i].worker.connection.recv_bytes()
-        except (EOFError, OSError):
-            return False
-        if message[:1] == ERROR:
-            self._fail(f"{self._who(i)} raised\n{message[1:].decode(errors='replace')}")
-        return message[:1] == DONE
+        connection = self._crews[i].worker.connection
+        with contextlib.suppress(EOFError, OSError):
+            message = os.read(connection.fileno(), 1)
+            if message == ERROR:
+                text = connection.recv_bytes().decode(errors="replace")
+                self._fail(f"{self._who(i)} raised\n{text}")
+            return message == DONE
+        return False
 
     def _replace(self, i: int, late: bool) -> None:
         """Puts a new worker in the place of worker i, whose environments begin new episodes."""
@@ -170,7 +171,7 @@ class ProcessEnv(VectorEnv):
             crew = self._crews[i] = self._start(i, old.columns, old.incarnation + 1)
             self._await_start(i)
             with contextlib.suppress(OSError):
-                crew.worker.connection.send_bytes(RESET)
+                os.write(crew.worker.connection.fileno(), RESET)
             late = not crew.worker.connection.poll(self._step_timeout)
             if not late and self._answered(i):
                 self._board.rewind(old.columns)

@@ -9,6 +9,8 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import sys
+import zlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -79,7 +81,7 @@ def single_env(config: EnvConfig, render: bool = False) -> gymnasium.Env[Any, An
     try:
         # The checker warns about what array_specs and the contract refuse or allow themselves.
         return gymnasium.make(registered, disable_env_checker=True, **kwargs)
-    except gymnasium.error.DependencyNotInstalled as error:
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         hint = _install_hint(str(registered.entry_point))
         raise UnknownEnvironment(f"{config.env} needs a package: {error}{hint}") from error
 
@@ -188,11 +190,25 @@ def _after_import(name: str, attribute: str) -> set[str]:
 def _module_of_file(path: pathlib.Path) -> Any:
     if not path.is_file():
         raise UnknownEnvironment(f"expected a Python file, got {str(path)!r}, which does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Known under a name of its own: dataclasses and snapshots look their module up. Loaded once.
+    path = path.resolve()
+    name = f"torchbeast_file_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ != str(path):
+        name = f"{name}_{zlib.crc32(str(path).encode()):x}"
+        known = sys.modules.get(name)
+    if known is not None:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

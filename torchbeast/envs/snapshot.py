@@ -1,7 +1,7 @@
 """The state of Python environments as plain data: exact, or not at all; no pickled code.
 
 An environment may say its own state: ``get_state()`` returns plain data and ``set_state(data)``
-takes it. Otherwise the attributes of the environment and of each of its wrappers are read.
+takes it (``np_random`` is kept for it). Otherwise the attributes of the environment and of each of its wrappers are read.
 They are plain if they are numbers, strings, arrays, random generators, lists, tuples, dicts,
 sets and deques of these, or objects of the environment's own package made of these. Where an
 attribute is anything else (a physics engine, an emulator, a file) there is no snapshot.
@@ -23,7 +23,7 @@ from gymnasium.vector import SyncVectorEnv
 from torchbeast.envs.plain import TAG, Decoder, Encoder, NotPlain, class_name, written_in_python
 
 # What drawing and making an environment leaves behind: no step depends on it.
-HARMLESS = {"screen", "clock", "surf", "window", "viewer", "renderer", "_saved_kwargs"}
+DRAWING = {"screen", "clock", "surf", "window", "viewer", "renderer"}
 
 
 def capture(vector: SyncVectorEnv[Any, Any]) -> dict[str, Any] | None:
@@ -59,7 +59,8 @@ def _capture_env(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     result = []
     for layer in layers:
         if _speaks(layer):
-            said = {"custom": encoder.encode(layer.get_state())}
+            random = vars(layer).get("_np_random")
+            said = {"custom": encoder.encode((layer.get_state(), random))}
         else:
             said = {"attributes": _capture_attributes(layer, encoder)}
         result.append({"class": class_name(type(layer)), **said})
@@ -73,7 +74,7 @@ def _capture_attributes(layer: Any, encoder: Encoder) -> dict[str, Any]:
     for name, value in vars(layer).items():
         if isinstance(value, spaces.Space):
             attributes[name] = {TAG: "space", "generators": encoder.encode(_generators(value))}
-        elif not (name in HARMLESS or _is_harmless(value)):
+        elif not (_is_drawing(name, value) or _is_harmless(value)):
             attributes[name] = encoder.encode(value)
     return attributes
 
@@ -87,7 +88,8 @@ def _restore_env(env: gymnasium.Env[Any, Any], saved: list[dict[str, Any]]) -> N
     decoder = Decoder(layers)
     for layer, state in zip(layers, saved, strict=True):
         if "custom" in state:
-            layer.set_state(decoder.decode(state["custom"]))
+            custom, layer._np_random = decoder.decode(state["custom"])
+            layer.set_state(custom)
             continue
         for name, value in state["attributes"].items():
             if isinstance(value, dict) and value.get(TAG) == "space":
@@ -106,6 +108,12 @@ def _layers(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
 def _speaks(layer: Any) -> bool:
     # Asked of the class: a wrapper would answer for the environment inside.
     return hasattr(type(layer), "get_state") and hasattr(type(layer), "set_state")
+
+
+def _is_drawing(name: str, value: Any) -> bool:
+    # A number called "clock" is state; an object of pygame called so is not.
+    module = type(value).__module__.split(".")[0]
+    return name == "_saved_kwargs" or (name in DRAWING and module not in ("builtins", "numpy"))
 
 
 def _is_harmless(value: Any) -> bool:

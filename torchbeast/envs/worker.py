@@ -91,23 +91,23 @@ def work(pipe: Connection, job: Job, block: SharedBlock) -> None:
         env = GymEnv(lambda: single_env(job.config), job.seeds, job.config.name)
         if (env.spec.observation, env.spec.action) != (job.spec.observation, job.spec.action):
             raise ValueError(f"expected the spaces {job.spec}, got {env.spec}")
-        pipe.send_bytes(DONE)
+        os.write(pipe.fileno(), DONE)
         _serve(env, Board(job.spec, job.num_envs, block.memory), job.columns, pipe)
         env.close()
         sys.stdout.flush()
         os._exit(0)  # taking torch down politely would take half a second
     except Exception:
         with contextlib.suppress(OSError):
-            pipe.send_bytes(ERROR + traceback.format_exc().encode())
+            os.write(pipe.fileno(), ERROR)
+            pipe.send_bytes(traceback.format_exc().encode())
 
 
 def _serve(env: GymEnv, board: Board, columns: slice, pipe: Connection) -> None:
     obs = [leaf[columns] for leaf in tree_leaves(board.obs)]
     action = tree_map(lambda leaf: leaf[columns], board.action)
     while True:
-        try:
-            message = pipe.recv_bytes()
-        except (EOFError, OSError):
+        message = os.read(pipe.fileno(), 1)
+        if not message:  # the parent closed its end
             return
         if message == RESET:
             arrived = env._reset()
@@ -120,4 +120,4 @@ def _serve(env: GymEnv, board: Board, columns: slice, pipe: Connection) -> None:
             board.truncated[columns] = step.truncated
         for destination, source in zip(obs, tree_leaves(arrived), strict=True):
             destination[:] = source
-        pipe.send_bytes(DONE)
+        os.write(pipe.fileno(), DONE)

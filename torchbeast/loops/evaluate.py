@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -34,7 +33,9 @@ def evaluate(
         on_row: called before each row is answered, e.g. to draw it; may raise to stop.
     """
     games: dict[int, Episode] = {}
-    with _same_random_state_after():
+    device = algorithm.device
+    # Evaluation draws random numbers; training must not notice.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         policy = Policy(algorithm, algorithm.model, LocalWeights(), env.num_envs, explore)
         one_step = Slot(algorithm.rollout_spec(), 1, env.num_envs)
         actor = Actor(env, policy, on_row)
@@ -45,13 +46,3 @@ def evaluate(
             for episode in env.episodes():
                 games.setdefault(episode.env, episode)
     return [games[i] for i in sorted(games)]
-
-
-@contextlib.contextmanager
-def _same_random_state_after() -> Iterator[None]:
-    # Evaluation draws random numbers; training must not notice.
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)

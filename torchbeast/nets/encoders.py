@@ -40,7 +40,7 @@ class TreeEncoder(nn.Module):
             ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf)
             for _, leaf in found
         )
-        self.out_features = sum(int(encoder.out_features) for encoder in self.leaves)
+        self.out_features: int = sum(encoder.out_features for encoder in self.leaves)  # type: ignore
 
     def forward(self, tree: Tree) -> Tensor:
         """Returns features [T, B, F] of a tree of [T, B, ...]."""
@@ -90,7 +90,7 @@ class VectorEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns float features [T, B, F] of numbers [T, B, ...]."""
-        flat = x.reshape(*x.shape[:2], self.out_features).float()
+        flat = x.float() if x.dim() == 3 else x.reshape(*x.shape[:2], self.out_features).float()
         if self.standardise:
             return nn.functional.layer_norm(flat, flat.shape[-1:])
         return flat if self.scale == 1 else flat * self.scale
@@ -119,7 +119,7 @@ class OneHotEncoder(nn.Module):
         # A comparison, not functional.one_hot: that one reads the values first, and a GPU waits.
         if not self.single:
             flat = flat.index_select(-1, self.source)  # type: ignore[arg-type]
-        return (flat == self.values).float()
+        return flat.eq(self.values).float()  # type: ignore[arg-type]
 
 
 def leaf_encoder(space: spaces.Space[Any]) -> nn.Module:
@@ -167,10 +167,10 @@ def image_shape(space: spaces.Space[Any]) -> tuple[int, int, int]:
     assert space.shape is not None
     shape = tuple(int(n) for n in space.shape)
     if len(shape) == 2:
-        return (1, *shape)  # type: ignore[return-value]
+        return 1, shape[0], shape[1]
     if shape[2] <= 4 < shape[0]:
         return shape[2], shape[0], shape[1]
-    return shape  # type: ignore[return-value]
+    return shape[0], shape[1], shape[2]
 
 
 def is_box_image(space: spaces.Space[Any], min_side: int = 1) -> bool:

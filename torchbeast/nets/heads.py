@@ -27,15 +27,19 @@ class MultiCategoricalHead(nn.Linear):
     """Logits of K discrete actions; [..., F] to [..., sum(nvec)]."""
 
     def __init__(self, in_features: int, space: spaces.MultiDiscrete) -> None:
-        self.nvec = tuple(int(n) for n in space.nvec)
-        super().__init__(in_features, sum(self.nvec))
+        nvec = tuple(int(n) for n in space.nvec)
+        super().__init__(in_features, sum(nvec))
+        self.nvec = nvec
 
     def distribution(self, logits: Tensor) -> MultiCategorical:
         """Returns the distribution with logits [..., sum(nvec)]."""
         return MultiCategorical(logits, self.nvec)
 
 
-def policy_head(in_features: int, space: spaces.Space[Any]) -> CategoricalHead | MultiCategoricalHead:
+Head = CategoricalHead | MultiCategoricalHead
+
+
+def policy_head(in_features: int, space: spaces.Space[Any]) -> Head:
     """Returns the head that fits an action space.
 
     A head is a module [..., F] -> [..., P] with ``distribution(logits [..., P])``; one for Box
@@ -49,6 +53,7 @@ def policy_head(in_features: int, space: spaces.Space[Any]) -> CategoricalHead |
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return MultiCategoricalHead(in_features, space)
     raise ValueError(
-        f"expected Discrete or MultiDiscrete actions (of one dimension), which work now, got "
-        f"{space}; Box comes with the policy gradients, other spaces need an action wrapper"
+        f"expected an action space that fits a policy head, got {space}; Discrete and "
+        f"MultiDiscrete actions work now, Box comes with the policy gradients, and others need "
+        f"an action wrapper"
     )

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Linear layers, each followed by tanh; [..., I] to [..., hidden_sizes[-1]].
 
     Initialised orthogonally with gain sqrt(2), as in the common PPO recipes.
     """
 
     def __init__(self, in_features: int, hidden_sizes: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        for size in hidden_sizes:
-            layers += [orthogonal(nn.Linear(in_features, size), math.sqrt(2)), nn.Tanh()]
-            in_features = size
-        super().__init__(*layers)
-        self.out_features = in_features
+        super().__init__()
+        sizes = [in_features, *hidden_sizes]
+        self.layers = nn.ModuleList(
+            orthogonal(nn.Linear(before, after), math.sqrt(2))
+            for before, after in itertools.pairwise(sizes)
+        )
+        self.out_features = sizes[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns features [..., F] of [..., I]."""
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return x
 
 
 class EncoderMLP(nn.Module):
@@ -32,8 +41,8 @@ class EncoderMLP(nn.Module):
         self.mlp = MLP(int(encoder.out_features), hidden_sizes)  # type: ignore[arg-type]
         self.out_features = self.mlp.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns features [T, B, F]."""
+    def forward(self, x: Any) -> Tensor:
+        """Returns features [T, B, F] of observations [T, B, ...]."""
         return self.mlp(self.encoder(x))
 
 

@@ -19,7 +19,7 @@ from torchbeast.nets.encoders import (
     is_box_image,
     leaves,
 )
-from torchbeast.nets.heads import Distribution, policy_head
+from torchbeast.nets.heads import Distribution, Head, policy_head
 from torchbeast.nets.mlp import MLP, EncoderMLP, orthogonal
 from torchbeast.nets.recurrent import ResetLSTM
 
@@ -38,6 +38,8 @@ class NetworkConfig:
     """Layers of the LSTM."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each layer of the mlp."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: the encoder computes in bfloat16 (GPUs, CPUs with AMX); weights stay float32."""
 
 
 class PolicyValue(NamedTuple):
@@ -54,9 +56,9 @@ class PolicyValueNet(nn.Module):
         encoder: observations [T, B, ...] to features [T, B, F].
         previous: encodes the previous action for the core; None leaves action and reward out.
         lstm: the memory, if any.
+        trunk: layers between core and policy head, which the value does not share.
         policy: the policy head.
-        value: the value head, to [..., 1].
-        policy_trunk: layers between core and policy head, not shared with the value.
+        value: the value head, to [..., 1], with layers of its own where the policy has a trunk.
     """
 
     def __init__(
@@ -64,28 +66,35 @@ class PolicyValueNet(nn.Module):
         encoder: nn.Module,
         previous: nn.Module | None,
         lstm: ResetLSTM | None,
-        policy_trunk: nn.Module,
-        policy: Any,
+        trunk: nn.Module | None,
+        policy: Head,
         value: nn.Module,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.previous = previous
         self.lstm = lstm
-        self.policy_trunk = policy_trunk
+        self.trunk = trunk
         self.policy = policy
         self.value = value
+        self.bf16 = False  # whether the encoder computes in bfloat16
 
     def forward(self, rows: Rollout, state: Tree) -> tuple[PolicyValue, Tree]:
         """Returns logits [T, B, P] and values [T, B] of rows [T, B], and the state after them."""
-        x = self.encoder(rows.obs)
+        x = self._encode(rows.obs)
         if self.previous is not None:
             reward = rows.reward.clamp(-1, 1).unsqueeze(-1)
             x = torch.cat([x, reward, self.previous(rows.prev_action)], -1)
         if self.lstm is not None:
             x, state = self.lstm.unroll(x, rows.first, state)
-        logits = self.policy(self.policy_trunk(x))
+        logits = self.policy(x if self.trunk is None else self.trunk(x))
         return PolicyValue(logits, self.value(x).squeeze(-1)), state
+
+    def _encode(self, obs: Tree) -> Tensor:
+        if not self.bf16:
+            return self.encoder(obs)
+        with torch.autocast(next(self.parameters()).device.type, torch.bfloat16):
+            return self.encoder(obs).float()
 
     def initial_state(self, batch_size: int) -> Tree:
         """Returns the state before an episode: (h, c), each [N, B, H], or ()."""
@@ -104,8 +113,12 @@ def build(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
     """
     policy_head(1, spec.action)  # an unknown action space is an error before anything is built
     network = choose(config.network, spec.observation)
-    if network == "mlp":
-        return _build_mlp(config, spec)
+    net = _build_mlp(config, spec) if network == "mlp" else _build_conv(config, spec, network)
+    net.bf16 = config.precision == "bf16"
+    return net
+
+
+def _build_conv(config: NetworkConfig, spec: EnvSpec, network: str) -> PolicyValueNet:
     torso: Callable[[int, int, int], nn.Module]
     torso, side = (shallow_torso, MIN_IMAGE_SIDE) if network == "shallow" else (deep_torso, 1)
     encoder = TreeEncoder(spec.observation, torso, lambda leaf: is_box_image(leaf, side))
@@ -117,7 +130,7 @@ def build(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
         encoder,
         previous,
         lstm,
-        nn.Identity(),
+        None,
         policy_head(features, spec.action),
         nn.Linear(features, 1),
     )
@@ -163,7 +176,7 @@ def _build_mlp(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
         assert lstm is not None
         head = policy_head(lstm.hidden_size, spec.action)
         value = orthogonal(nn.Linear(lstm.hidden_size, 1), 1.0)
-        net = PolicyValueNet(encoder, previous, lstm, nn.Identity(), head, value)
+        net = PolicyValueNet(encoder, previous, lstm, None, head, value)
     orthogonal(head, 0.01)
     return net
 

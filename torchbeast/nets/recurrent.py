@@ -29,9 +29,13 @@ class ResetLSTM(nn.LSTM):
 
     def initial_state(self, batch_size: int) -> State:
         """Returns zeros (h, c), each [N, B, H]."""
-        weight = self.weight_hh_l0.detach()
-        shape = (self.num_layers, batch_size, self.hidden_size)
-        return weight.new_zeros(shape), weight.new_zeros(shape)
+        weight = next(self.parameters())
+        h, c = torch.zeros(
+            (2, self.num_layers, batch_size, self.hidden_size),
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+        return h, c
 
     def unroll(self, x: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
         """Returns outputs [T, B, H] and the state after the last row.
@@ -106,7 +110,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_outputs: Tensor, d_c: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, d_outputs: Tensor, d_c: Tensor) -> Any:
         """Returns the gradients of x, weight, h and c."""
         gates, outputs, cells, weight, h, c, mask = ctx.saved_tensors
         previous_h = torch.cat([h.unsqueeze(0), outputs[:-1]]).masked_fill_(mask, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torchbeast.loops.weights import LocalWeights, SharedWeights
 from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
+from torchbeast.runners.process import actor_seed, seed_all
 from torchbeast.runners.source import ActingJob, Source
 from torchbeast.tools.memory import keep_freed_memory
 
@@ -51,10 +53,11 @@ def checked(config: RunConfig) -> RunConfig:
     _at_least(0, num_actors=system.num_actors, num_envs=system.num_envs, seed=system.seed)
     _at_least(0, num_buffers=system.num_buffers, eval_episodes=config.output.eval_episodes)
     try:
-        _check_shares(config)
         device(config)
         with torch.random.fork_rng(devices=[]):
-            make_algorithm(config, envs.spec(config.env), 1)
+            make_algorithm(config, _spec(config.env), 1)
+        system = dataclasses.replace(system, num_envs=_num_envs(config))
+        _check_shares(dataclasses.replace(config, system=system))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from error
     if system.num_actors:
@@ -68,22 +71,51 @@ def checked(config: RunConfig) -> RunConfig:
                 f"{num_buffers}; raise --num_buffers or leave it out"
             )
         system = dataclasses.replace(system, num_buffers=num_buffers)
-    elif not system.num_envs:
-        system = dataclasses.replace(system, num_envs=2 * batch_size)
     return dataclasses.replace(config, system=system)
+
+
+def _spec(config: envs.EnvConfig) -> EnvSpec:
+    """Returns the spec of the environment; what its own code raises is told with its traceback."""
+    if config.life_loss and not envs.registry.is_atari(config):
+        raise ValueError(f"expected an Atari game for --life_loss, got {config.name}")
+    try:
+        return envs.spec(config)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{config.name} cannot be made\n{traceback.format_exc()}") from error
+
+
+def _num_envs(config: RunConfig) -> int:
+    """Returns --num_envs; by default two batches, so that both halves learn from one rollout."""
+    system, algorithm = config.system, config.algorithm
+    if system.num_actors or system.num_envs:
+        return system.num_envs
+    return algorithm.batch_size if algorithm.max_lag == 0 else 2 * algorithm.batch_size
 
 
 def _check_shares(config: RunConfig) -> None:
     system, batch_size = config.system, config.algorithm.batch_size
-    ranks = system.num_learners
+    ranks, max_lag = system.num_learners, config.algorithm.max_lag
     _divides("batch_size", batch_size, ranks)
     if system.num_actors:
         _divides("num_actors", system.num_actors, ranks)
-        check_divides(batch_size // ranks, system.envs_per_actor)
-        return
-    num_envs = system.num_envs or 2 * batch_size
-    _divides("num_envs", num_envs, ranks)
-    check_divides(batch_size // ranks, num_envs // ranks)
+        columns = system.envs_per_actor
+    else:
+        _divides("num_envs", system.num_envs, ranks)
+        columns = system.num_envs // ranks
+    check_divides(batch_size // ranks, columns)
+    if max_lag is not None and columns > (max_lag + 1) * (batch_size // ranks):
+        raise ValueError(
+            f"expected at most {(max_lag + 1) * (batch_size // ranks)} environments in a rollout "
+            f"for --max_lag {max_lag}, got {columns}; lower --num_envs or --envs_per_actor"
+        )
+    workers = config.env.env_workers
+    if workers < 0 or (workers and columns % workers):
+        raise ValueError(
+            f"expected --env_workers to divide the {columns} environments, got {workers}; change "
+            f"--env_workers, --num_envs or --envs_per_actor"
+        )
 
 
 def _divides(name: str, value: int, ranks: int) -> None:
@@ -130,8 +162,10 @@ def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
     return Impala(share, config.network, spec, config.system.total_steps)
 
 
-def build(config: RunConfig, rank: int, on_wait: Callable[[], None] | None = None) -> Parts:
-    """Returns the parts of learner ``rank`` of a checked config.
+def build(
+    config: RunConfig, rank: int, steps: int = 0, on_wait: Callable[[], None] | None = None
+) -> Parts:
+    """Returns the parts of learner ``rank`` of a checked config, for a run that did ``steps``.
 
     ``on_wait`` is called often while acting or waiting, and may raise Interrupted.
     """
@@ -144,7 +178,7 @@ def build(config: RunConfig, rank: int, on_wait: Callable[[], None] | None = Non
     spec = envs.spec(config.env)
     algorithm = make_algorithm(config, spec, ranks)
     algorithm.to(device(config))
-    seed = rank_seed(system.seed, rank)
+    seed = rank_seed(system.seed, rank, steps)
     on_wait = on_wait or _nothing
     source: Source
     weights: LocalWeights | SharedWeights
@@ -169,18 +203,18 @@ def build(config: RunConfig, rank: int, on_wait: Callable[[], None] | None = Non
         )
     else:
         weights = LocalWeights()
-        torch.manual_seed(seed)
+        seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
+        seed_all(seed)
         env = envs.make(config.env, system.num_envs // ranks, seed, num_threads=threads)
         source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
+        seed_all(seed)  # after all that draws random numbers of its own
     return Parts(algorithm, source, Learner(algorithm, source.queue, weights))
 
 
-def rank_seed(seed: int, rank: int) -> int:
-    """Returns the seed of acting on ``rank``: streams of different ranks never overlap."""
-    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+def rank_seed(seed: int, rank: int, steps: int = 0) -> int:
+    """Returns the seed of acting on ``rank``: a stream of its own for each rank and resume."""
+    return int(np.random.SeedSequence([seed, rank, steps]).generate_state(1)[0])
 
 
 def _nothing() -> None:
     pass
-
-

@@ -1,5 +1,6 @@
 """Acting in the learner's own process: serial over Python environments, synchronous over native
-ones or worker processes. Acting and learning take turns."""
+ones or worker processes. Acting and learning take turns.
+"""
 
 from __future__ import annotations
 

@@ -50,6 +50,13 @@ def actor_seed(seed: int, actor: int, incarnation: int = 0) -> int:
     return int(sequence.generate_state(1)[0]) >> 1
 
 
+def seed_all(seed: int) -> None:
+    """Seeds the generators of Python, NumPy and torch in this process."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 # The parent's side.
 
 
@@ -135,7 +142,7 @@ class Remote:
         busy = self.granted or not self.ready
         if not busy or time.monotonic() - self.progress_at <= limit:
             return ""
-        return f"made no progress for {limit:g} s (row {self.rows}; limit: --step_timeout)"
+        return f"made no progress for {limit:g} s (limit: --step_timeout; was past row {self.rows})"
 
     def bury(self) -> str:
         """Returns how the worker ended, after ending it and everything that it started."""
@@ -227,16 +234,15 @@ def act(connection: Connection, task: ActorTask) -> None:
 
 def _act(link: Link, task: ActorTask) -> None:
     torch.set_num_threads(1)
-    random.seed(task.seed)
-    np.random.seed(task.seed)
+    seed_all(task.seed)
     assert task.block is not None
     slots = slots_in(task.block, task.spec, task.job.unroll_length, task.num_envs, task.num_slots)
     algorithm = task.job.make_algorithm()
     env = task.job.make_env(task.num_envs, task.seed)
     try:
-        torch.manual_seed(task.seed)  # after the model, which drew random numbers of its own
         policy = Policy(algorithm, algorithm.model, task.weights, task.num_envs)
         actor = Actor(env, policy, Heartbeat(link, task.heartbeat))
+        seed_all(task.seed)  # after all that draws random numbers of its own
         link.send("ready")
         _fill(link, env, actor, slots)
     finally:

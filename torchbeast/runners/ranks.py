@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import pathlib
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from torchbeast.algorithms.base import Diverged
+from torchbeast.data.process import Worker
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.build import build
 from torchbeast.runners.config import RunConfig
-from torchbeast.data.process import Worker
+from torchbeast.runners.process import START_TIMEOUT
 
 # A dead learner is noticed at once; this bounds one that is frozen. Environments may be slow.
 TIMEOUT = datetime.timedelta(minutes=5)
@@ -57,7 +60,12 @@ class Ranks:
         for rank in range(1, self._size):
             arguments = (config, rank, store, state, steps, version)
             self._followers.append(Worker(follow, arguments, name=f"learner-{rank}"))
-        _join(store, 0, self._size)
+        try:
+            self._await_start()
+            _join(store, 0, self._size)
+        except BaseException:
+            self.close()
+            raise
 
     def agree(self, stop: bool) -> bool:
         """Returns rank 0's ``stop`` after telling it to all; takes in their episodes.
@@ -81,12 +89,13 @@ class Ranks:
         """Turns the broken connection to a dead rank into RankFailed with that rank's traceback."""
         try:
             yield
+        except Diverged:  # on all ranks at once, and no broken connection
+            raise
         except RuntimeError as error:
+            dead = [worker for worker in self._followers if worker.wait(1.0)]
             self._receive()
-            dead = [w for w in self._followers if not w.wait(1.0) or not w.alive]
             if not dead:
                 raise
-            self._receive()
             raise RankFailed(f"{dead[0].name} ended ({dead[0].exit_text()})") from error
 
     def close(self) -> None:
@@ -99,6 +108,15 @@ class Ranks:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
             self._folder.cleanup()
+
+    def _await_start(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        for worker in self._followers:
+            while not worker.connection.poll(0.2):
+                late = time.monotonic() > deadline
+                if late or not worker.alive:
+                    raise RankFailed(f"{worker.name} did not start ({worker.exit_text()})")
+        self._receive()
 
     def _receive(self) -> None:
         for rank, worker in enumerate(self._followers, start=1):
@@ -121,8 +139,9 @@ def follow(
 ) -> None:
     """Runs learner ``rank``: the same loop as rank 0's, without logs and files."""
     try:
+        algorithm, source, learner = build(config, rank, steps)
+        connection.send(("episodes", []))  # says that all is made
         _join(store, rank, config.system.num_learners)
-        algorithm, source, learner = build(config, rank)
         if state is not None:
             algorithm.load_state_dict(state)
         learner.resume(steps, version)

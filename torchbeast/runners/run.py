@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torchbeast import envs
 from torchbeast.envs.vector import Episode
@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
 
 def train(config: RunConfig, directory: RunDirectory) -> Result:
-    """Returns how the run of a checked config ended; continues it if ``directory`` has a checkpoint.
+    """Returns how the run of a checked config ended; continues what ``directory`` has of it.
 
     Raises:
         CheckpointError: there are checkpoints, and none of them is whole.
@@ -75,8 +75,9 @@ class Run:
         self._close_later: list[Callable[[], None]] = []
         self._last_log = self._last_save = time.monotonic()
         self._saved_step = -1
-        saved = checkpoint.load(directory.path) if checkpoint.has_checkpoint(directory.path) else None
-        save_config(config, directory.path / "config.yaml")
+        path = directory.path
+        saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
+        save_config(config, path / "config.yaml")
         try:
             self._build(saved)
         except BaseException:
@@ -85,18 +86,16 @@ class Run:
 
     def _build(self, saved: checkpoint.Snapshot | None) -> None:
         config = self.config
-        self.algorithm, self.source, self.learner = build(config, 0, self._on_wait)
+        steps = saved.step if saved is not None else 0
+        self.algorithm, self.source, self.learner = build(config, 0, steps, self._on_wait)
         self._close_later.append(self.source.close)
-        steps = version = 0
-        if saved is not None:
-            self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
-            steps, version = saved.step, int(saved.state["version"])
-            self.statistics.load_state_dict(saved.state["statistics"])
+        version = self._take_back(saved) if saved is not None else 0
         self.learner.resume(steps, version)
         state = self.algorithm.state_dict() if saved is not None else None
         self.ranks = Ranks(config, state, steps, version)
         self._close_later.append(self.ranks.close)
-        self._next_eval = steps + config.output.eval_interval
+        interval = config.output.eval_interval
+        self._next_eval = interval and steps - steps % interval + interval
         self.log = RunLog(
             self.directory.path, steps, tensorboard=not config.output.disable_tensorboard
         )
@@ -107,8 +106,21 @@ class Run:
         if saved is not None:
             self._continue_acting(saved)
 
+    def _take_back(self, saved: checkpoint.Snapshot) -> int:
+        """Returns the updates so far, after taking weights, optimizer and statistics from there."""
+        try:
+            self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
+            if "statistics" in saved.state:  # a model.tar has none, nor the number of updates
+                self.statistics.load_state_dict(saved.state["statistics"])
+            return int(saved.state.get("version", 0))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint of {self.directory.path} at step {saved.step} is of another "
+                f"algorithm or network: {error}"
+            ) from error
+
     def _continue_acting(self, saved: checkpoint.Snapshot) -> None:
-        exact = saved.env is not None and self.config.system.num_learners == 1
+        exact = saved.env is not None and _acts_as(saved.state["config"], to_dict(self.config))
         if exact:
             assert saved.env is not None
             self.source.restore(saved.env)
@@ -146,8 +158,14 @@ class Run:
             self.stop.exit_code,
         )
 
-    def save(self) -> None:
-        """Writes a checkpoint and model.tar, unless this step has one already."""
+    def save(self, acting: bool = True) -> None:
+        """Writes a checkpoint and model.tar, unless this step has one already.
+
+        Without ``acting``, a run that continues from there begins new episodes.
+
+        Raises:
+            StorageError: the disk does not take it; what was saved before is untouched.
+        """
         self._last_save = time.monotonic()
         if self.config.output.disable_checkpoint or self._saved_step == self.learner.steps:
             return
@@ -162,27 +180,24 @@ class Run:
                 "config": to_dict(self.config),
             },
             rng=capture_rng(),
-            env=self.source.snapshot() if self.config.system.num_learners == 1 else None,
+            env=self.source.snapshot() if acting and self.config.system.num_learners == 1 else None,
         )
         flags = {k: v for group in to_dict(self.config).values() for k, v in group.items()}
         score = self.statistics.mean_return
-        try:
-            checkpoint.save(
-                self.directory.path,
-                snapshot,
-                flags,
-                keep=self.config.output.keep_checkpoints,
-                score=score if self.statistics.episodes else None,
-            )
-            self._saved_step = self.learner.steps
-        except StorageError as error:
-            _log.warning("no checkpoint at step %d, training goes on: %s", snapshot.step, error)
-            self.display.note(f"no checkpoint: {error}")
+        checkpoint.save(
+            self.directory.path,
+            snapshot,
+            flags,
+            keep=self.config.output.keep_checkpoints,
+            score=score if self.statistics.episodes else None,
+        )
+        self._saved_step = self.learner.steps
 
     def save_after_failure(self) -> None:
         """Saves what was learned, if the weights are still good."""
+        _log.error("the run failed", exc_info=True)
         try:
-            self.save()
+            self.save(acting=False)  # the state of what failed would fail again
         except Exception as error:
             _log.warning("no checkpoint after the failure: %s", error)
 
@@ -217,7 +232,11 @@ class Run:
             self._next_eval += output.eval_interval
             self._evaluate()
         if now - self._last_save >= output.checkpoint_interval and self._at_boundary():
-            self.save()
+            try:
+                self.save()
+            except StorageError as error:
+                _log.warning("training goes on without a checkpoint: %s", error)
+                self.display.note(f"no checkpoint: {error}")
 
     def _write_row(self) -> None:
         self._last_log = time.monotonic()
@@ -252,3 +271,8 @@ class Run:
             self.display.note(f"evaluation at step {self.learner.steps:,}: {mean:.1f}")
 
 
+def _acts_as(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Returns whether two configs, as nested dicts, have the same environments in one process."""
+    settings = [("system", name) for name in ("num_learners", "num_actors", "num_envs")]
+    settings.append(("env", "env_workers"))
+    return all(before[group][name] == now[group][name] for group, name in settings)

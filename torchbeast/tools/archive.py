@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def unpack(path: Path, step: int) -> dict[str, Any]:
     except Exception as error:
         raise CheckpointError(
             f"{path} is as it was written, but holds more than data, or nothing that this version "
-            f"can read: {_first_line(error)}; use one from a source you trust"
+            f"can read: {reason_of(error)}; use one from a source you trust"
         ) from error
 
 
@@ -124,7 +125,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             data = stream.read(_LARGEST_MANIFEST)
         manifest = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{file} cannot be read: {reason_of(error)}") from error
     if (
         not isinstance(manifest, dict)
         or manifest.get("manifest_sha256") != _own_hash(manifest)
@@ -180,5 +181,9 @@ def _own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Returns the line that says why; torch's own text advises to load unsafely."""
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    if found:
+        return found.group(1).strip()
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -36,6 +36,7 @@ from torchbeast.tools.files import (
     write_durably,
 )
 from torchbeast.tools.model_tar import load_model_tar, model_tar_bytes
+from torchbeast.tools.provenance import without_secrets
 from torchbeast.tools.state import capture_rng, plain, restore_rng
 
 __all__ = [
@@ -86,6 +87,7 @@ def save(
         StorageError: the disk did not take it; what was there is untouched.
     """
     _check_finite(snapshot)
+    flags = without_secrets(plain(flags, arrays_to_lists=True, where="flags"))
     root = run / "checkpoints"
     files = pack(snapshot._asdict(), flags)
     scheduler = snapshot.state.get("scheduler", {})

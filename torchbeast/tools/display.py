@@ -21,7 +21,7 @@ from torchbeast.tools.statistics import EpisodeStatistics
 _PERIOD = 0.25  # seconds between two pictures
 _LINE_PERIOD = 10.0  # seconds between two lines where there is no terminal
 _RATE_WINDOW = 10.0  # seconds over which the speed is measured
-_CELL = 20  # signs per number and its name
+_CELL = 16  # signs per number and its name
 _ASIDE = {"total_loss", "policy_lag", "step", "learning_rate", "grad_norm"}
 
 
@@ -150,7 +150,7 @@ class Display:
 
 def _returns(statistics: EpisodeStatistics) -> list[tuple[str, str]]:
     return [
-        ("mean of 100", _number(statistics.mean_return)),
+        ("mean100", _number(statistics.mean_return)),
         ("last", _number(statistics.last_return)),
         ("length", _number(statistics.mean_length)),
         ("episodes", f"{statistics.episodes:,}"),

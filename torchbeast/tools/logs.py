@@ -75,22 +75,24 @@ class RunLog:
         return sum(file.dropped for file in files) + self._lost_events
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Writes a row of numbers; ``step`` must be among them, and a step is written once.
+        """Writes a row of numbers; ``step`` must be among them.
+
+        A step has one row: what is logged again for the last step (as an evaluation at the end)
+        is put into the row that is there.
 
         Raises:
             ValueError: there is no ``step``, or it is smaller than that of the last row.
         """
         step = self._checked_step(row)
-        if step == self._last_step:
-            return
         values = {name: _number(name, value) for name, value in row.items()}
         values |= {"_tick": str(self._tick), "_time": repr(time.time())}
         missing = [name for name in values if name not in self._fields]
         if missing and not self._widen(missing):
             self._warn()
             return
-        line = [values.get(name, "nan") for name in self._fields]
-        if self._logs.append(csv_line(line)):
+        if step == self._last_step:
+            self._amend(values)
+        elif self._logs.append(csv_line(values.get(name, "nan") for name in self._fields)):
             self._tick += 1
             self._last_step = step
         self._write_events(row, step)
@@ -133,15 +135,22 @@ class RunLog:
     def _widen(self, missing: list[str]) -> bool:
         """Returns whether the file has the new columns: rows so far read nan there."""
         fields = self._fields + missing
-        try:
-            _, rows = read_table(self._logs.path)
-        except OSError:
-            rows = None
-        if rows is None or not self._logs.rewrite(table_text("# ", fields, rows)):
+        if not self._logs.rewrite(table_text("# ", fields, self._logs.rows())):
             return False
         self._fields = fields
         self._fields_file.append(csv_line(fields))
         return True
+
+    def _amend(self, values: dict[str, str]) -> None:
+        """Puts the values that are known into the last row, which keeps its tick."""
+        rows = self._logs.rows()
+        known = {name: value for name, value in values.items() if value != "nan"} | {
+            "_tick": rows[-1][0]
+        }
+        rows[-1] = [
+            known.get(name, before) for name, before in zip(self._fields, rows[-1], strict=True)
+        ]
+        self._logs.rewrite(table_text("# ", self._fields, rows))
 
     def _write_events(self, row: Mapping[str, Any], step: int) -> None:
         if self._events is None:

@@ -7,7 +7,7 @@ import os
 
 import psutil
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # bytes; old versions refuse more than the second
 
 
@@ -23,7 +23,6 @@ def keep_freed_memory() -> bool:
     done = [
         any(mallopt(_MMAP_THRESHOLD, size) for size in _MMAP_THRESHOLDS),
         mallopt(_TRIM_THRESHOLD, 2**31 - 1),
-        mallopt(_TOP_PAD, 64 << 20),  # grow in few large steps
     ]
     return all(done)
 

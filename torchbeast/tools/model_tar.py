@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbeast.tools.archive import CheckpointError, refuse_unsafe_environment, torch_bytes
+from torchbeast.tools.archive import (
+    CheckpointError,
+    reason_of,
+    refuse_unsafe_environment,
+    torch_bytes,
+)
 from torchbeast.tools.state import plain
 
 _PARTS = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "flags")
@@ -49,9 +54,8 @@ def load_model_tar(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             tar = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"expected a whole model.tar that holds only data, got {path}: {reason}; "
+            f"expected a whole model.tar that holds only data, got {path}: {reason_of(error)}; "
             f"take an earlier copy, or save it anew with plain numbers in it"
         ) from error
     missing = [part for part in _PARTS if not isinstance(tar, dict) or part not in tar]

@@ -92,7 +92,7 @@ def bootstrap_interval(
 
 
 def _draw_one(axes: Any, curve: Curve) -> None:
-    axes.plot(curve.steps, curve.returns, ".", color="#9db7d5", markersize=3, alpha=0.5, mew=0)
+    axes.plot(curve.steps, curve.returns, ".", color="#9db7d5", markersize=3.5, alpha=0.8, mew=0)
     axes.plot(curve.steps, running_mean(curve), color="#1f5fa8", linewidth=2)
     axes.set_ylabel("return per game (line: mean of 100)")
 

@@ -16,7 +16,7 @@ import torch
 import torchbeast
 from torchbeast.tools.state import plain
 
-_SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key", re.IGNORECASE)
+_SECRET = re.compile(r"token|secret|passw|api[-_]?key|credential|private[-_]?key", re.IGNORECASE)
 _HIDDEN = "(hidden)"
 # Nothing else of the environment is written: variables hold keys.
 _SLURM = (
@@ -52,12 +52,17 @@ def without_secrets(tree: Any) -> Any:
     """Returns ``tree`` with the values of keys like ``token`` and ``api_key`` hidden."""
     if isinstance(tree, dict):
         return {
-            key: _HIDDEN if _SECRET.search(key) and value else without_secrets(value)
+            key: _HIDDEN if _is_secret(key, value) else without_secrets(value)
             for key, value in tree.items()
         }
     if isinstance(tree, list):
         return [without_secrets(value) for value in tree]
     return tree
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    is_number = value is None or isinstance(value, int | float)  # as in num_tokens
+    return bool(_SECRET.search(key)) and not is_number and value != ""
 
 
 def _argv_without_secrets(argv: list[str]) -> list[str]:

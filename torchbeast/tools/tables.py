@@ -41,6 +41,10 @@ class LineFile:
                 pass
             return False
 
+    def rows(self) -> list[list[str]]:
+        """Returns the rows that are written."""
+        return read_table(self.path)[1]
+
     def rewrite(self, text: str) -> bool:
         """Returns whether the file now holds ``text``; if not, it is as it was."""
         try:

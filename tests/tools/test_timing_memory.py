@@ -1,0 +1,78 @@
+import gc
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchbeast.tools import memory
+from torchbeast.tools.timing import Timings
+
+
+def test_shares_of_marked_time():
+    timings = Timings()
+    assert timings.shares() == {}
+    time.sleep(0.05)
+    timings.start()  # nobody's
+    for _ in range(2):
+        time.sleep(0.01)
+        timings.mark("env")
+        time.sleep(0.03)
+        timings.mark("learn")
+    assert set(timings.shares()) == {"env", "learn"}
+    assert sum(timings.shares().values()) == pytest.approx(1)
+    assert timings.seconds["env"] >= 0.02
+    assert timings.seconds["learn"] > timings.seconds["env"]
+    assert sum(timings.seconds.values()) < 0.05 + 0.08
+
+
+def test_rss_sees_memory():
+    gc.collect()
+    before = memory.rss()
+    tensor = torch.ones(20_000_000)
+    assert memory.rss() - before > 60e6
+    del tensor
+
+
+FAULTS = """
+import resource, sys, torch
+from torchbeast.tools.memory import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    print(keep_freed_memory())
+def work():
+    x = torch.ones(12_000_000); y = x * 2
+for _ in range(3):
+    work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not memory._has_glibc(), reason="only glibc gives memory back like this")
+def test_freed_memory_is_kept():
+    """Counted in page faults: what the kernel took back must be cleared and mapped anew."""
+    root = str(Path(__file__).parents[2])
+    faults = {}
+    for how in ("keep", "default"):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, how],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"PYTHONPATH": root},
+        )
+        faults[how] = done.stdout.split()
+    assert faults["keep"][0] == "True"
+    assert int(faults["keep"][1]) < int(faults["default"][0]) / 3
+
+
+def test_no_op_without_glibc(monkeypatch):
+    monkeypatch.setattr(memory, "_has_glibc", lambda: False)
+    assert memory.keep_freed_memory() is False
