@@ -45,9 +45,20 @@ def impala_classic(config: RunConfig) -> RunConfig:
     )
 
 
+def impala_memory(config: RunConfig) -> RunConfig:
+    """IMPALA where something seen early matters late; give it --use_lstm too."""
+    # The unroll is as long as the longest gap: gradients do not reach beyond it.
+    return _with(
+        impala_classic(config),
+        algorithm=dict(unroll_length=80, batch_size=16, learning_rate=0.002),
+        system=dict(total_steps=500_000, num_envs=16),
+    )
+
+
 # Which preset fits which environment: the first pattern that matches its name.
 IMPALA: list[tuple[str, Callable[[RunConfig], RunConfig]]] = [
     (r"^ALE/|NoFrameskip-v\d+$", impala_atari),
+    (r"^TMaze-|Memory", impala_memory),
     (r"^(CartPole|Acrobot|MountainCar)-v\d+$", impala_classic),
 ]
 

@@ -23,7 +23,8 @@ class Worker:
 
     Nothing that can be left locked is shared with it: a worker may be killed at any moment. It
     leads a process group, so that ``kill`` also ends what it started itself. It does not heed
-    SIGINT and SIGTERM, which terminals and clusters send to everybody: the parent decides.
+    SIGINT and SIGTERM, which terminals and clusters send to everybody: the parent decides. On Linux
+    it dies with the thread that made it: make workers in a thread that stays.
 
     Args:
         target: called as ``target(connection, *args)`` in the worker; must be importable there.

@@ -113,6 +113,24 @@ def check_divides(batch_size: int, columns: int) -> None:
         )
 
 
+def check_capacity(slots: int, columns: int, batch_size: int, max_lag: int | None) -> None:
+    """Raises ValueError unless ``slots`` rollouts of ``columns`` environments can make a batch.
+
+    With a limit on the lag, at most (max_lag + 1) batches are under way: a slot must fit in.
+    """
+    if slots * columns < batch_size:
+        raise ValueError(
+            f"expected at least {-(-batch_size // columns)} rollouts of {columns} environments for "
+            f"a batch of {batch_size}, got {slots}; raise --num_buffers"
+        )
+    if max_lag is not None and columns > (max_lag + 1) * batch_size:
+        raise ValueError(
+            f"expected at most {(max_lag + 1) * batch_size} environments per actor for the "
+            f"algorithm's max_lag of {max_lag} and batches of {batch_size}, got {columns}; lower "
+            f"--envs_per_actor or raise --batch_size"
+        )
+
+
 def _gather(slots: list[Slot], batch: Rollout, columns: int) -> None:
     for i, slot in enumerate(slots):
         _copy(slot.rollout, batch, i * columns, columns)

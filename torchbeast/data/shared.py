@@ -45,6 +45,7 @@ class SharedBlock:
         self.memory = mmap.mmap(self._fd, num_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
+        assert self._fd is not None
         return {"num_bytes": self.num_bytes, "fd": reduction.DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class AtariEnv(VectorEnv):
 
     - A new game's stack holds one picture and three black ones, not four times the first.
     - FIRE is pressed once, as one emulator frame inside the reset, not as two agent steps.
-    - The count of no-ops is drawn from 0..30 by C++, not from 1..30 by NumPy.
+    - The count of no-ops is drawn from 0..29 by C++, not from 1..30 by NumPy.
     - After a lost life nothing is pressed: in games that wait for FIRE the agent must press it.
     - The area average of the resize may differ by a grey level from OpenCV's.
 

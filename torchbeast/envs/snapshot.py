@@ -1,7 +1,8 @@
 """The state of Python environments as plain data: exact, or not at all; no pickled code.
 
 An environment may say its own state: ``get_state()`` returns plain data and ``set_state(data)``
-takes it (``np_random`` is kept for it). Otherwise the attributes of the environment and of each of its wrappers are read.
+takes it (``np_random`` is kept for it). Otherwise the attributes of the environment and of each
+of its wrappers are read.
 They are plain if they are numbers, strings, arrays, random generators, lists, tuples, dicts,
 sets and deques of these, or objects of the environment's own package made of these. Where an
 attribute is anything else (a physics engine, an emulator, a file) there is no snapshot.

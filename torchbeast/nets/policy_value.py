@@ -174,6 +174,7 @@ def _build_mlp(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
         core_size = encoder.out_features + 1 + int(previous.out_features)  # type: ignore[arg-type]
         lstm = _build_lstm(config, core_size, encoder.out_features)
         assert lstm is not None
+        lstm.remember()
         head = policy_head(lstm.hidden_size, spec.action)
         value = orthogonal(nn.Linear(lstm.hidden_size, 1), 1.0)
         net = PolicyValueNet(encoder, previous, lstm, None, head, value)

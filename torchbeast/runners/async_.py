@@ -12,7 +12,7 @@ from typing import Any
 
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data.process import close_workers
-from torchbeast.data.queue import RolloutQueue
+from torchbeast.data.queue import RolloutQueue, check_capacity
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.weights import SharedWeights
@@ -76,7 +76,7 @@ class ActorPool(Source):
         self._ordered = needs.max_lag is not None
         self._bound = math.inf if needs.max_lag is None else (needs.max_lag + 1) * needs.batch_size
         slots_each = max(1, -(-num_buffers // num_actors))
-        _check(slots_each * num_actors, envs_per_actor, needs.batch_size, self._bound)
+        check_capacity(slots_each * num_actors, envs_per_actor, needs.batch_size, needs.max_lag)
         self._on_wait = on_wait
         self._max_restarts = max_restarts
         self._step_timeout = step_timeout
@@ -300,16 +300,3 @@ class ActorPool(Source):
         left = self._max_restarts - restarts
         text = f"{what}; it starts again in {pause:.1f} s ({left} restarts left)\n{trace}"
         log.warning("%s", text.rstrip())
-
-
-def _check(slots: int, columns: int, batch_size: int, bound: float) -> None:
-    if slots * columns < batch_size:
-        raise ValueError(
-            f"expected at least {-(-batch_size // columns)} rollouts of {columns} environments for "
-            f"a batch of {batch_size}, got {slots}; raise --num_buffers"
-        )
-    if columns > bound:
-        raise ValueError(
-            f"expected at most {bound:g} environments per actor for the algorithm's max_lag and a "
-            f"batch of {batch_size}, got {columns}; lower --envs_per_actor or raise --batch_size"
-        )
