@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -101,7 +101,7 @@ def run_config(flags: Flags) -> RunConfig:
     base = RunConfig()
     shared = dataclasses.asdict(flags)
 
-    def taken(group: object, **settings: object) -> dict[str, object]:
+    def taken(group: object, **settings: Any) -> dict[str, Any]:
         names = {field.name for field in dataclasses.fields(group)}  # type: ignore[arg-type]
         return {name: value for name, value in shared.items() if name in names} | settings
 

@@ -44,7 +44,7 @@ class Algorithm(ABC):
 
     config: Any
     spec: EnvSpec
-    model: nn.Module
+    model: Any  # an nn.Module; Any, because torch types its members as Tensor | Module
     needs: Once
     device: torch.device = torch.device("cpu")
     _skipped_in_a_row = 0
@@ -65,7 +65,7 @@ class Algorithm(ABC):
 
     def initial_state(self, batch_size: int) -> Tree:
         """Returns the recurrent state before an episode, () if there is none."""
-        return self.model.initial_state(batch_size)  # type: ignore[operator]
+        return self.model.initial_state(batch_size)
 
     def rollout_spec(self) -> Rollout:
         """Returns the Rollout of ArraySpec that acting with this model makes."""

@@ -43,18 +43,18 @@ class Rollout(NamedTuple):
 
     def rows(self, index: slice) -> Rollout:
         """Returns the rollout of the rows in ``index``; ``state`` and ``version`` stay."""
-        row_fields = (tree_map(lambda x: x[index], field) for field in self[:ROW_FIELDS])
-        return Rollout(*row_fields, self.state, self.version)
+        row_fields = [tree_map(lambda x: x[index], field) for field in self[:ROW_FIELDS]]
+        return Rollout._make([*row_fields, self.state, self.version])
 
     def columns(self, index: slice) -> Rollout:
         """Returns the rollout of the environments in ``index``."""
-        return Rollout(
-            *(tree_map(lambda x: x[:, index], field) for field in self[: ROW_FIELDS + 1]),
-            self.version[index],
-        )
+        along_batch = [tree_map(lambda x: x[:, index], field) for field in self[: ROW_FIELDS + 1]]
+        return Rollout._make([*along_batch, self.version[index]])
 
     def to(self, device: torch.device) -> Rollout:
         """Returns the rollout on ``device``; does not wait for the copy of pinned memory."""
+        if self.reward.device == device:
+            return self
         return Rollout(*tree_map(lambda x: x.to(device, non_blocking=True), tuple(self)))
 
     @property

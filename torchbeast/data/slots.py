@@ -36,7 +36,8 @@ class Slot:
         self.batch_size = batch_size
         if memory is None:
             memory = bytearray(self.num_bytes(spec, unroll_length, batch_size))
-        specs, treedef = optree.tree_flatten(tuple(spec), is_leaf=is_spec)
+        tree: Any = tuple(spec)
+        specs, treedef = optree.tree_flatten(tree, is_leaf=is_spec)
         offset = 0
         arrays: list[np.ndarray[Any, Any]] = []
         for leaf, shape in zip(specs, _shapes(spec, unroll_length, batch_size), strict=True):
@@ -53,7 +54,7 @@ class Slot:
     @staticmethod
     def num_bytes(spec: Rollout, unroll_length: int, batch_size: int) -> int:
         """Returns the bytes that a slot of this spec takes."""
-        specs = optree.tree_leaves(tuple(spec), is_leaf=is_spec)
+        specs = _leaves(spec)
         shapes = _shapes(spec, unroll_length, batch_size)
         return sum(
             _aligned(int(np.prod(shape)) * leaf.dtype.itemsize)
@@ -113,6 +114,11 @@ def slots_in(
     ]
 
 
+def _leaves(tree: Any) -> list[ArraySpec]:
+    specs: Any = tuple(tree)
+    return optree.tree_leaves(specs, is_leaf=is_spec)
+
+
 def _aligned(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
@@ -124,6 +130,6 @@ def _shapes(spec: Rollout, unroll_length: int, batch_size: int) -> list[tuple[in
     def state(leaf: ArraySpec) -> tuple[int, ...]:
         return (leaf.shape[0], batch_size, *leaf.shape[1:])
 
-    rows = optree.tree_leaves(tuple(spec[:ROW_FIELDS]), is_leaf=is_spec)
-    states = optree.tree_leaves(spec.state, is_leaf=is_spec)
+    rows = _leaves(spec[:ROW_FIELDS])
+    states = _leaves((spec.state,))
     return [*map(along_time, rows), *map(state, states), (batch_size,)]

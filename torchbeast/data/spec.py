@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from torchbeast.data.rollout import Rollout, Tree, tree_map
+from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_map
 
 
 class EnvSpec(NamedTuple):
@@ -42,7 +42,8 @@ def array_specs(space: spaces.Space[Any]) -> Tree:
         return tuple(array_specs(sub) for sub in space.spaces)
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         shape = space.shape
-        assert shape is not None and space.dtype is not None
+        assert shape is not None
+        assert space.dtype is not None
         return ArraySpec(tuple(shape), np.dtype(space.dtype))
     raise ValueError(
         f"expected a space of fixed shape (Box, Discrete, MultiDiscrete, MultiBinary, Dict or "
@@ -88,10 +89,10 @@ def rollout_spec(answered: Rollout) -> Rollout:
     def of(drop: int, x: torch.Tensor) -> ArraySpec:
         return ArraySpec(tuple(x.shape[drop:]), x.detach().cpu().numpy().dtype)
 
-    rows = (tree_map(lambda x: of(2, x), field) for field in answered[:7])
+    rows = [tree_map(lambda x: of(2, x), field) for field in answered[:ROW_FIELDS]]
     # A state is [N, B, H]: without B it is [N, H].
     state = tree_map(
         lambda x: ArraySpec((x.shape[0], *x.shape[2:]), x.detach().cpu().numpy().dtype),
         answered.state,
     )
-    return Rollout(*rows, state, ArraySpec((), np.dtype(np.int64)))  # type: ignore[arg-type]
+    return Rollout._make([*rows, state, ArraySpec((), np.dtype(np.int64))])

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformAction
 
 from torchbeast.data import EnvSpec, Tree, array_specs
 from torchbeast.envs import snapshot
@@ -99,7 +100,9 @@ class DropUnsupported(gymnasium.ObservationWrapper[Any, Any, Any]):
 
 
 def fixed_shape(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns ``env``, without the entries of a Dict observation that have no fixed shape.
+    """Returns ``env`` with observations of fixed shape and actions that count from 0.
+
+    Entries of a Dict observation that have no fixed shape are left out.
 
     Raises:
         ValueError: nothing of fixed shape is left.
@@ -108,14 +111,28 @@ def fixed_shape(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     if isinstance(space, spaces.Dict):
         kept = [key for key, sub in space.spaces.items() if _has_fixed_shape(sub)]
         if kept and len(kept) < len(space.spaces):
-            return DropUnsupported(env)
-    for each in (space, env.action_space):
+            env = DropUnsupported(env)
+    env = _from_zero(env)
+    for each in (env.observation_space, env.action_space):
         try:
             array_specs(each)
         except ValueError:
             env.close()
             raise
     return env
+
+
+def _from_zero(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    space = env.action_space
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete) or not np.any(space.start):
+        return env
+    start, dtype = space.start, space.dtype
+    counted = (
+        spaces.Discrete(int(space.n))
+        if isinstance(space, spaces.Discrete)
+        else spaces.MultiDiscrete(space.nvec)
+    )
+    return TransformAction(env, lambda action: (action + start).astype(dtype), counted)
 
 
 def _has_fixed_shape(space: spaces.Space[Any]) -> bool:

@@ -129,7 +129,7 @@ def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns a config as plain nested data: no classes, no tuples, no functions."""
-    plain = {}
+    plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

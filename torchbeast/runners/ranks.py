@@ -106,7 +106,8 @@ class Ranks:
             self._followers = []
             # A group with dead members cannot be ended politely.
             with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()
+                if dist.is_initialized():
+                    dist.destroy_process_group()
             self._folder.cleanup()
 
     def _await_start(self) -> None:

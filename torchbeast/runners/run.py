@@ -244,7 +244,7 @@ class Run:
         if not metrics and not self._evaluated:
             return
         shares = self.timings.shares()
-        row = {"step": self.learner.steps, "updates": self.learner.version}
+        row: dict[str, float] = {"step": self.learner.steps, "updates": self.learner.version}
         row |= self.statistics.take() | metrics | self.source.metrics() | self._evaluated
         row |= {f"time_{stage}": share for stage, share in shares.items()}
         self._evaluated = {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torchbeast.algorithms.base import Algorithm
+from torchbeast.data.queue import RolloutQueue
 from torchbeast.envs.vector import Episode, VectorEnv
 
 
@@ -23,6 +24,8 @@ class ActingJob(NamedTuple):
 
 class Source(Protocol):
     """Fills the queue of a learner with rollouts."""
+
+    queue: RolloutQueue
 
     def fill(self) -> None:
         """Returns when the queue has a batch ready.
