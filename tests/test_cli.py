@@ -16,7 +16,7 @@ from torchbeast import cli
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--batch_size", "2", "--unroll_length", "5", "--torch_threads", "1"]
 QUIET = ["--disable_tensorboard", "--eval_episodes", "1"]
-CARTPOLE = ["--env", "CartPole-v1", "--total_steps", "100", *SMALL, *QUIET]
+CARTPOLE = ["--env", "CartPole-v1", "--total_steps", "100", "--num_envs", "4", *SMALL, *QUIET]
 
 
 @pytest.fixture
@@ -72,6 +72,8 @@ def test_a_run_from_training_to_figure(run: Run, tmp_path: pathlib.Path) -> None
     code, out, err = run("plot", "first")
     assert code == 0, err
     assert (path / "curve.png").stat().st_size > 1000
+    code, out, _ = run("list", "runs", "--savedir", str(tmp_path))
+    assert (code, "finished" in out) == (0, True)
     code, out, _ = run("resume", "first", "--total_steps", "200")
     assert code == 0
     assert "continues at step 100, exactly where it stopped" in out
@@ -98,7 +100,6 @@ def test_pong_and_its_video(run: Run) -> None:
         ("algorithms", "impala"),
         ("presets", "impala_atari"),
         ("networks", "shallow"),
-        ("runs", ""),
     ],
 )
 def test_lists(run: Run, what: str, word: str) -> None:
@@ -263,8 +264,8 @@ def test_a_run_that_goes_on_is_left_alone(run: Run, tmp_path: pathlib.Path) -> N
         assert not (tmp_path / "first.1").exists()
 
 
-def test_config_types() -> None:
-    from torchbeast.runners.config import RunConfig, load_config, parse_count
+def test_settings_have_types(tmp_path: pathlib.Path) -> None:
+    from torchbeast.runners.config import load_config, parse_count
 
     assert [parse_count(x) for x in ("300", "3e6", "3M", "500k", "1_000")] == [
         300,
@@ -275,5 +276,18 @@ def test_config_types() -> None:
     ]
     with pytest.raises(ValueError, match="whole"):
         parse_count("0.5")
-    assert load_config.__doc__
-    assert RunConfig().system.total_steps == 100_000
+
+    settings = tmp_path / "settings.yaml"
+    for text, words in [
+        ("network: {network: mpl}", "expected auto or shallow or deep or mlp, got 'mpl'"),
+        ("system: {seed: true}", "expected int, got True"),
+        ("system: {sed: 1}", "no setting 'sed'"),
+        ("env: 3", "expected settings under 'env'"),
+        ("[", "cannot be read"),
+    ]:
+        settings.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load_config(settings)
+    settings.write_text("{algorithm: {learning_rate: 1}, network: {hidden_sizes: [3]}}")
+    config = load_config(settings)
+    assert (config.algorithm.learning_rate, config.network.hidden_sizes) == (1.0, (3,))

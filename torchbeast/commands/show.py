@@ -27,17 +27,26 @@ class PlotFlags:
     """Folder of all runs."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ListFlags:
+    """Where runs are."""
+
+    savedir: str = RunConfig().output.savedir
+    """Folder of all runs."""
+
+
 def list_(arguments: Sequence[str]) -> int:
     """Returns 0 after ``torchbeast list [WHAT]`` printed it."""
+    what, *rest = arguments or [""]
+    flags = parse(ListFlags(), f"torchbeast list {what}", rest)
     listings: dict[str, Callable[[], None]] = {
         "environments": _environments,
         "algorithms": _algorithms,
         "presets": _presets,
         "networks": _networks,
-        "runs": _runs,
+        "runs": lambda: _runs(flags.savedir),
     }
-    what = arguments[0] if arguments else None
-    if what is None:
+    if not what:
         for name in ("algorithms", "networks", "presets"):
             print(f"{name}:")
             listings[name]()
@@ -99,8 +108,8 @@ def _networks() -> None:
         print(f"  {name:24} {described[name]}; --use_lstm adds memory")
 
 
-def _runs() -> None:
-    for path in run_directory.list_runs(RunConfig().output.savedir):
+def _runs(savedir: str) -> None:
+    for path in run_directory.list_runs(savedir):
         meta = run_directory.read_meta(path)
         state = "finished" if meta.get("successful") else meta.get("date_end") or "not finished"
         print(f"  {path.name:32} {meta.get('date_start', '?')}  {state}")

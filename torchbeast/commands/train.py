@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torchbeast.runners.build import checked
 from torchbeast.runners.config import RunConfig, load_config, to_dict
 from torchbeast.runners.run import Result
 from torchbeast.runners.run import train as run_training
-from torchbeast.tools import checkpoint
+from torchbeast.tools import checkpoint, run_directory
 from torchbeast.tools.run_directory import RunDirectory, expand, find_run
 
 
@@ -100,6 +101,7 @@ def _prepare_directory(config: RunConfig) -> bool:
     if output.restart == "fail":
         raise UsageError(f"expected a new run, got {path}, which has checkpoints; change --xpid")
     if output.restart == "fresh":
+        os.close(run_directory._lock(path / "run.lock"))  # RunLocked while a run goes on there
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
             number += 1

@@ -18,13 +18,16 @@ from torchbeast.algorithms.impala import Impala
 from torchbeast.data import EnvSpec
 from torchbeast.data.queue import check_divides
 from torchbeast.loops.learner import Learner
-from torchbeast.loops.weights import LocalWeights, SharedWeights
+from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
 from torchbeast.runners.source import ActingJob, Source
 from torchbeast.tools.memory import keep_freed_memory
+
+
+SMALL = 100_000  # weights in the largest layer of a network that one thread computes fastest
 
 
 class ConfigError(ValueError):
@@ -169,46 +172,66 @@ def build(
 
     ``on_wait`` is called often while acting or waiting, and may raise Interrupted.
     """
-    system = config.system
-    ranks = system.num_learners
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // ranks)
-    torch.set_num_threads(system.torch_threads or threads)
     keep_freed_memory()
     spec = envs.spec(config.env)
-    algorithm = make_algorithm(config, spec, ranks)
+    algorithm = make_algorithm(config, spec, config.system.num_learners)
     algorithm.to(device(config))
-    seed = rank_seed(system.seed, rank, steps)
-    on_wait = on_wait or _nothing
-    source: Source
-    weights: LocalWeights | SharedWeights
-    if system.num_actors:
-        weights = SharedWeights(algorithm.model)
-        job = ActingJob(
+    torch.set_num_threads(config.system.torch_threads or _threads(config, algorithm))
+    seed = rank_seed(config.system.seed, rank, steps)
+    make_source = _actors if config.system.num_actors else _acting_here
+    source, weights = make_source(config, spec, algorithm, seed, on_wait or _nothing)
+    return Parts(algorithm, source, Learner(algorithm, source.queue, weights))
+
+
+def _acting_here(
+    config: RunConfig, spec: EnvSpec, algorithm: Algorithm, seed: int, on_wait: Callable[[], None]
+) -> tuple[Source, Weights]:
+    ranks = config.system.num_learners
+    seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
+    seed_all(seed)
+    num_envs = config.system.num_envs // ranks
+    env = envs.make(config.env, num_envs, seed, num_threads=max(1, _cores() // ranks))
+    weights = LocalWeights()
+    source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
+    seed_all(seed)  # after all that draws random numbers of its own
+    return source, weights
+
+
+def _actors(
+    config: RunConfig, spec: EnvSpec, algorithm: Algorithm, seed: int, on_wait: Callable[[], None]
+) -> tuple[Source, Weights]:
+    system, ranks = config.system, config.system.num_learners
+    weights = SharedWeights(algorithm.model)
+    source = ActorPool(
+        ActingJob(
             functools.partial(make_algorithm, config, spec, ranks),
             functools.partial(envs.make, config.env, num_threads=1),
             algorithm.needs.unroll_length,
-        )
-        source = ActorPool(
-            job,
-            algorithm,
-            weights,
-            num_actors=system.num_actors // ranks,
-            envs_per_actor=system.envs_per_actor,
-            num_buffers=system.num_buffers // ranks,
-            seed=seed,
-            on_wait=on_wait,
-            max_restarts=system.max_restarts,
-            step_timeout=system.step_timeout,
-        )
-    else:
-        weights = LocalWeights()
-        seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
-        seed_all(seed)
-        env = envs.make(config.env, system.num_envs // ranks, seed, num_threads=threads)
-        source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
-        seed_all(seed)  # after all that draws random numbers of its own
-    return Parts(algorithm, source, Learner(algorithm, source.queue, weights))
+        ),
+        algorithm,
+        weights,
+        num_actors=system.num_actors // ranks,
+        envs_per_actor=system.envs_per_actor,
+        num_buffers=system.num_buffers // ranks,
+        seed=seed,
+        on_wait=on_wait,
+        max_restarts=system.max_restarts,
+        step_timeout=system.step_timeout,
+    )
+    return source, weights
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _threads(config: RunConfig, algorithm: Algorithm) -> int:
+    """Returns the threads of PyTorch that a learner computes fastest with."""
+    # Small products lose more to the meetings of threads than they gain by sharing.
+    weights = max(p.numel() for p in algorithm.model.parameters())
+    return max(1, _cores() // config.system.num_learners) if weights > SMALL else 1
 
 
 def rank_seed(seed: int, rank: int, steps: int = 0) -> int:

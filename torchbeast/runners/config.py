@@ -168,7 +168,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     else:
         ok = _fits(value, hint)
     if not ok:
-        raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+        wanted = getattr(hint, "__name__", str(hint))
+        if origin is Literal:
+            wanted = " or ".join(map(str, typing.get_args(hint)))
+        raise ValueError(f"{where}: expected {wanted}, got {value!r}")
     return float(value) if hint is float else value
 
 
