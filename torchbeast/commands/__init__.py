@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torchbeast.commands.bench import bench
 from torchbeast.commands.evaluate import evaluate, play
 from torchbeast.commands.show import list_, plot
 from torchbeast.commands.train import resume, train
@@ -14,5 +15,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate,
     "play": play,
     "plot": plot,
+    "bench": bench,
     "list": list_,
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 
@@ -46,8 +47,15 @@ class EncoderMLP(nn.Module):
         return self.mlp(self.encoder(x))
 
 
-def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
-    """Returns ``layer`` with orthogonal weights and zero bias."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+M = TypeVar("M", bound=nn.Module)
+
+
+def orthogonal(module: M, gain: float) -> M:
+    """Returns ``module`` with orthogonal weights and zero biases in its layers."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            # In memory of its own: the start wants a plain layout, convolutions keep theirs.
+            layer.weight.data.copy_(nn.init.orthogonal_(torch.empty(layer.weight.shape), gain))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -126,14 +127,14 @@ def _build_conv(config: NetworkConfig, spec: EnvSpec, network: str) -> PolicyVal
     core_size = encoder.out_features + 1 + int(previous.out_features)  # type: ignore[arg-type]
     lstm = _build_lstm(config, core_size, 256)
     features = core_size if lstm is None else lstm.hidden_size
-    return PolicyValueNet(
-        encoder,
-        previous,
-        lstm,
-        None,
-        policy_head(features, spec.action),
-        nn.Linear(features, 1),
-    )
+    head = policy_head(features, spec.action)
+    value = nn.Linear(features, 1)
+    if network == "shallow":
+        # With PyTorch's own start, Pong stays at -20 for more than a million steps.
+        orthogonal(encoder, math.sqrt(2))
+        orthogonal(head, 0.01)
+        orthogonal(value, 1.0)
+    return PolicyValueNet(encoder, previous, lstm, None, head, value)
 
 
 def choose(network: str, space: spaces.Space[Any]) -> str:
