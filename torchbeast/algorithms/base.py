@@ -12,7 +12,6 @@ from torchbeast import ops
 from torchbeast.algorithms.gradients import sum_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree, rollout_spec, zero_rows
 
-NO_CLIP = 1e38  # not infinity: that divided by itself is no number
 MAX_SKIPPED_UPDATES = 10  # in a row, before a run is called diverged
 
 
@@ -96,7 +95,7 @@ class Algorithm(ABC):
         loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         sum_over_ranks(parameters, average=reduction == "mean")
-        norm = ops.clip_grad_norm(parameters, NO_CLIP if max_norm is None else max_norm)
+        norm = ops.clip_grad_norm(parameters, max_norm)
         if torch.isfinite(norm):
             optimizer.step()
             self._skipped_in_a_row = 0

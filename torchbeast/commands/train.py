@@ -101,7 +101,7 @@ def _prepare_directory(config: RunConfig) -> bool:
     if output.restart == "fail":
         raise UsageError(f"expected a new run, got {path}, which has checkpoints; change --xpid")
     if output.restart == "fresh":
-        os.close(run_directory._lock(path / "run.lock"))  # RunLocked while a run goes on there
+        os.close(run_directory.lock_file(path / "run.lock"))  # RunLocked while a run goes on there
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -78,15 +79,17 @@ class RMSPropTF(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """Returns the global norm of the gradients [], after scaling them in place to max_norm at most.
 
     `tf.clip_by_global_norm`, as IMPALA used it (arXiv:1802.01561, table G.1). Unlike
     `torch.nn.utils.clip_grad_norm_` it adds no 1e-6 to the norm. No synchronisation with a GPU.
+    None and infinity leave the gradients as they are.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    torch._foreach_mul_(grads, max_norm / norm.clamp(min=max_norm))
+    if max_norm is not None and max_norm < math.inf:
+        torch._foreach_mul_(grads, max_norm / norm.clamp(min=max_norm))
     return norm

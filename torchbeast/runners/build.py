@@ -26,7 +26,6 @@ from torchbeast.runners.process import actor_seed, seed_all
 from torchbeast.runners.source import ActingJob, Source
 from torchbeast.tools.memory import keep_freed_memory
 
-
 SMALL = 100_000  # weights in the largest layer of a network that one thread computes fastest
 
 

@@ -17,7 +17,7 @@ from torchbeast.runners.config import RunConfig, save_config, to_dict
 from torchbeast.runners.ranks import Ranks
 from torchbeast.runners.source import Interrupted
 from torchbeast.tools import checkpoint
-from torchbeast.tools.display import Display
+from torchbeast.tools.display import Display, Warnings
 from torchbeast.tools.files import StorageError
 from torchbeast.tools.logs import RunLog
 from torchbeast.tools.memory import rss
@@ -102,7 +102,8 @@ class Run:
         self._close_later.append(self.log.close)
         title = f"impala  {config.env.name}  {self.algorithm.device}  seed {config.system.seed}"
         self.display = Display(title, config.system.total_steps, self.directory.path)
-        self._close_later.append(self.display.close)
+        self._close_later += [self.display.close, Warnings(self.display).close]
+        self.display.update(steps, version, self.statistics, {})
         if saved is not None:
             self._continue_acting(saved)
 
@@ -236,7 +237,6 @@ class Run:
                 self.save()
             except StorageError as error:
                 _log.warning("training goes on without a checkpoint: %s", error)
-                self.display.note(f"no checkpoint: {error}")
 
     def _write_row(self) -> None:
         self._last_log = time.monotonic()

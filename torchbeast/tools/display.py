@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -146,6 +147,24 @@ class Display:
     def _seconds_left(self, steps: int) -> float:
         rate = self.rate()
         return (self.total_steps - steps) / rate if rate > 0 else math.inf
+
+
+class Warnings(logging.Handler):
+    """Prints warnings of the logger "torchbeast" above the panel while it is installed."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display = display
+        logging.getLogger("torchbeast").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one warning."""
+        self._display.note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+    def close(self) -> None:
+        """Takes the handler out of the logger."""
+        logging.getLogger("torchbeast").removeHandler(self)
+        super().close()
 
 
 def _returns(statistics: EpisodeStatistics) -> list[tuple[str, str]]:

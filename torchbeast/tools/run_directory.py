@@ -60,7 +60,7 @@ class RunDirectory:
             self.path = _new_directory(self.savedir) if xpid is None else self.savedir / _name(xpid)
             self.path.mkdir(exist_ok=True)
             self.xpid = self.path.name
-            self._lock = _lock(self.path / "run.lock")
+            self._lock = lock_file(self.path / "run.lock")
             try:
                 self._handler = _log_to(self.path / "out.log")
                 self._meta = self._opening_meta(args)
@@ -179,7 +179,7 @@ def _new_directory(savedir: Path) -> Path:
             return path
 
 
-def _lock(path: Path) -> int:
+def lock_file(path: Path) -> int:
     """Returns an open file whose lock says: this process works here."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
