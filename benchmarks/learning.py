@@ -1,0 +1,191 @@
+"""Learning curves over seeds: launches what is missing, resumes what was stopped, and sums up.
+
+    python benchmarks/learning.py cartpole
+    python benchmarks/learning.py memory memory-feedforward --seeds 1 2
+    python benchmarks/learning.py pong --summarize-only
+    python benchmarks/learning.py pong -- --num_learners 2
+
+Each seed is a run NAME-seedK in --savedir; flags after ``--`` are added to all. Start the command
+again after an interruption: finished runs are skipped, others go on from their last checkpoint. The
+results of NAME are benchmarks/results/NAME.json, NAME.png, and NAME-seedK.csv with the mean return
+of the last 100 games at up to 500 of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchbeast.tools.logs import Curve, read_curve
+from torchbeast.tools.plot import plot_curves, running_mean
+from torchbeast.tools.run_directory import DEFAULT_SAVEDIR, expand, read_meta
+from torchbeast.tools.tables import csv_line, read_table
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+WINDOW = 100  # games in the mean that has to reach the target
+POINTS = 500
+PAUSE = 120.0  # seconds between two rows of a log after which the run was not running
+
+
+class Experiment(NamedTuple):
+    """What is learned, and what counts as learned."""
+
+    flags: tuple[str, ...]
+    seeds: int
+    total_steps: int
+    target: float  # mean return of 100 games
+
+
+EXPERIMENTS = {
+    "cartpole": Experiment(("--env", "CartPole-v1"), 5, 500_000, 475.0),
+    "pong": Experiment(("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
+    "memory": Experiment(("--env", "TMaze-v0", "--use_lstm"), 5, 500_000, 0.9),
+    # The control, which cannot remember: it is not to reach the target.
+    "memory-feedforward": Experiment(("--env", "TMaze-v0"), 5, 500_000, 0.9),
+}
+
+
+def run_path(savedir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """Returns the directory of one seed's run."""
+    return savedir / f"{name}-seed{seed}"
+
+
+def last_step(path: pathlib.Path) -> int:
+    """Returns the steps that a run has logged, 0 if it has not begun."""
+    fields, rows = read_table(path / "logs.csv", path / "fields.csv")
+    return int(float(rows[-1][fields.index("step")])) if rows else 0
+
+
+def is_finished(path: pathlib.Path, experiment: Experiment) -> bool:
+    """Returns whether a run did all its steps and ended well."""
+    ended = bool(read_meta(path).get("successful"))
+    return ended and last_step(path) >= experiment.total_steps
+
+
+def launch(path: pathlib.Path, experiment: Experiment, seed: int, flags: Sequence[str]) -> None:
+    """Runs one seed, from its last checkpoint if there is one; SystemExit if it was stopped."""
+    command = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *experiment.flags]
+    command += [*flags, "--total_steps", str(experiment.total_steps), "--seed", str(seed)]
+    command += ["--savedir", str(path.parent), "--xpid", path.name]
+    print(f"{path.name}: from step {last_step(path):,}\n  {' '.join(command)}", flush=True)
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # the run had it too: it saves and leaves
+            continue
+    if code:
+        sys.exit(code)
+
+
+def wall_seconds(path: pathlib.Path) -> float:
+    """Returns how long a run took, without the time in which it was stopped."""
+    fields, rows = read_table(path / "logs.csv", path / "fields.csv")
+    times = np.array([float(row[fields.index("_time")]) for row in rows])
+    between = np.diff(times)
+    return float(between[between < PAUSE].sum())
+
+
+def summarize(path: pathlib.Path, curve: Curve, seed: int, target: float) -> dict[str, Any]:
+    """Returns what one seed's run came to."""
+    means = running_mean(curve, WINDOW)
+    enough = np.arange(1, len(means) + 1) >= WINDOW
+    reached = np.flatnonzero(enough & (means >= target))
+    return {
+        "seed": seed,
+        "steps": last_step(path),
+        "games": len(means),
+        "reached_at": int(curve.steps[reached[0]]) if len(reached) else None,
+        "final_mean": float(means[-1]),
+        "best_mean": float(means[enough].max()) if enough.any() else None,
+        "wall_seconds": round(wall_seconds(path), 1),
+        "commit": (read_meta(path).get("git") or {}).get("commit"),
+    }
+
+
+def write_curve(curve: Curve, target: pathlib.Path) -> None:
+    """Writes the mean of the last 100 games at up to 500 of them."""
+    means = running_mean(curve, WINDOW)
+    chosen = np.unique(np.linspace(0, len(means) - 1, POINTS - 1).round().astype(int))
+    lines = [csv_line(["step", "mean_return_100"])]
+    lines += [csv_line([int(curve.steps[i]), f"{means[i]:.5g}"]) for i in chosen]
+    target.write_text("".join(lines))
+
+
+def write_results(
+    name: str, seeds: Sequence[int], savedir: pathlib.Path, results: pathlib.Path
+) -> None:
+    """Writes the JSON, the picture and the curves of what there is of an experiment."""
+    experiment = EXPERIMENTS[name]
+    results.mkdir(parents=True, exist_ok=True)
+    rows, paths = [], []
+    for seed in seeds:
+        path = run_path(savedir, name, seed)
+        try:
+            curve = read_curve(path)
+        except ValueError as error:
+            print(f"{name} seed {seed} is left out: {error}")
+            continue
+        row = summarize(path, curve, seed, experiment.target)
+        rows.append(row | {"finished": is_finished(path, experiment)})
+        paths.append(path)
+        write_curve(curve, results / f"{path.name}.csv")
+        print(json.dumps(rows[-1]))
+    if not rows:
+        sys.exit(f"expected runs {name}-seedK with finished games in {savedir}, got none")
+    summary = experiment._asdict() | {
+        "args": read_meta(paths[0]).get("args"),
+        "hardware": read_meta(paths[0]).get("hardware"),
+        "versions": read_meta(paths[0]).get("versions"),
+        "reached": sum(row["reached_at"] is not None for row in rows),
+        "runs": rows,
+    }
+    (results / f"{name}.json").write_text(json.dumps(_portable(summary), indent=2) + "\n")
+    plot_curves(paths, results / f"{name}.png", f"{name}: IMPALA, {len(rows)} seeds")
+    print(f"results in {results / name}.json, .png")
+
+
+def _portable(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the summary without paths of this machine."""
+    args = summary.get("args")
+    if isinstance(args, dict):
+        kept = {key: value for key, value in args.items() if key != "output"}
+        summary = summary | {"args": kept}
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, nargs="+", help="by default 1, 2, ...")
+    parser.add_argument("--savedir", default=DEFAULT_SAVEDIR)
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--summarize-only", action="store_true", help="launch nothing")
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    arguments, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
+    savedir = expand(arguments.savedir)
+    for name in arguments.names:
+        experiment = EXPERIMENTS[name]
+        seeds = arguments.seeds or range(1, experiment.seeds + 1)
+        for seed in seeds if not arguments.summarize_only else ():
+            path = run_path(savedir, name, seed)
+            if is_finished(path, experiment):
+                print(f"{path.name}: finished before")
+            else:
+                launch(path, experiment, seed, flags)
+        write_results(name, seeds, savedir, arguments.results)
+
+
+if __name__ == "__main__":
+    main()
