@@ -87,7 +87,7 @@ def launch(path: pathlib.Path, experiment: Experiment, seed: int, flags: Sequenc
 
 
 def wall_seconds(path: pathlib.Path) -> float:
-    """Returns how long a run took, without the time in which it was stopped."""
+    """Returns the time from first to last row, without that in which the run was stopped."""
     fields, rows = read_table(path / "logs.csv", path / "fields.csv")
     times = np.array([float(row[fields.index("_time")]) for row in rows])
     between = np.diff(times)

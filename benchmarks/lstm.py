@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def filled(algorithm: impala.Impala, resets: int, seed: int = 0) -> Slot:
     generator = np.random.default_rng(seed)
     config = algorithm.config
     slot = Slot(algorithm.rollout_spec(), config.unroll_length, config.batch_size)
-    arrays = slot.arrays
+    arrays: Any = slot.arrays
     arrays.obs[:] = generator.integers(0, 256, arrays.obs.shape, np.uint8)
     arrays.action[:] = generator.integers(0, 6, arrays.action.shape)
     arrays.reward[:] = generator.normal(size=arrays.reward.shape)
@@ -96,9 +97,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"seconds": medians, "ratios": ratios, "rounds": taken, "load": load}))
         return
-    print(
-        f"update, T {arguments.T} B {arguments.B}, {torch.get_num_threads()} threads, load {load}"
-    )
+    shape = f"T {arguments.T} B {arguments.B} {arguments.precision}"
+    print(f"update, {shape}, {torch.get_num_threads()} threads, load before {load:.1f}")
     for name, seconds in medians.items():
         print(f"{name:16} {1000 * seconds:8.1f} ms   x {ratios[name]:.2f}")
 

@@ -1,14 +1,16 @@
 """Speed beside a peer: both run in turn (A B A B ...), each as a whole process for a given time.
 
     python benchmarks/peers.py --seconds 120 --skip 30 --rounds 3 \\
-        --peer 'bash run_peer.sh {seconds}' --peer_log 'runs/*/logs.csv' \\
+        --peer 'bash /peer/run.sh {seconds}' --peer_log '/peer/runs/*/logs.csv' \\
         -- --env PongNoFrameskip-v4 --num_learners 2
 
 What follows ``--`` are flags of ``torchbeast train impala``. The peer is a shell command. In it and
 in the path of its log, ``{seconds}`` and ``{run}`` (a name that no other run has) are filled in. A
-command with ``{seconds}`` ends by itself; others are ended. The log, of a path or a pattern, is the
-newest one written by this run: a table of commas with the columns ``step`` (agent steps) and
-``_time`` (seconds since 1970), as MonoBeast and TorchBeast write it.
+command with ``{seconds}`` ends by itself; others are ended. Commands start in an empty folder, so
+that ``python -m`` does not find a package of ours that has the peer's name: give full paths. The
+log, of a path or a pattern, is the newest one written by this run: a table of commas with the
+columns ``step`` (agent steps) and ``_time`` (seconds since 1970), as MonoBeast and TorchBeast write
+it.
 """
 
 from __future__ import annotations
@@ -78,9 +80,9 @@ def _written(path: str) -> float:
 
 def run_for(command: str, seconds: float, ends_itself: bool) -> str:
     """Returns what a shell command printed; it is ended after ``seconds`` if it does not do so."""
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
-            command, shell=True, stdout=output, stderr=output, start_new_session=True
+            command, shell=True, cwd=empty, stdout=output, stderr=output, start_new_session=True
         )
         try:
             process.wait(seconds + (GRACE if ends_itself else 0))
