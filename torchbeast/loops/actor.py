@@ -48,7 +48,6 @@ class Actor:
             slot.write_arrival(t, self._arrival)
             action, extras = self.policy.answer(slot.row(t))
             slot.write_answer(t, tree_leaves((action, extras)))
-            action = tree_map(lambda x: x.numpy(), action)
             self.env.send(action)
             self._arrival = self._leaves(self.env.recv(), action)
         slot.write_arrival(slot.unroll_length, self._arrival)

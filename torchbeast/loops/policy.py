@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data import Rollout, Tree, tree_map
@@ -42,11 +44,11 @@ class Policy:
         """Takes the newest weights."""
         self.version = self._weights.fetch(self._model)
 
-    def answer(self, row: Rollout) -> tuple[Tree, dict[str, Tensor]]:
-        """Returns actions [B, ...] and extras [B, ...] on the CPU for a row [1, B]."""
+    def answer(self, row: Rollout) -> tuple[Tree, dict[str, Any]]:
+        """Returns actions [B, ...] and extras [B, ...] as NumPy arrays for a row [1, B]."""
         with torch.inference_mode():
             row = row.to(self._algorithm.device)
             action, extras, self.state = self._algorithm.act(
                 self._model, row, self.state, self._explore
             )
-            return tree_map(lambda x: x[0].cpu(), (action, extras))
+            return tree_map(lambda x: x.cpu().numpy()[0], (action, extras))
