@@ -21,6 +21,7 @@ class Slot:
 
     ``rollout`` shows it as tensors, ``row(t)`` shows rows [1, B], and ``write_arrival`` and
     ``write_answer`` fill a row from NumPy arrays or tensors. All of them are views: nothing moves.
+    A slot starts filled with a magic value: a row that nobody wrote shows.
 
     Args:
         spec: a Rollout of ArraySpec.
@@ -34,7 +35,8 @@ class Slot:
     ) -> None:
         self.unroll_length = unroll_length
         self.batch_size = batch_size
-        if memory is None:
+        own = memory is None
+        if own:
             memory = bytearray(self.num_bytes(spec, unroll_length, batch_size))
         tree: Any = tuple(spec)
         specs, treedef = optree.tree_flatten(tree, is_leaf=is_spec)
@@ -50,6 +52,8 @@ class Slot:
         # The hot loop writes through these flat lists: a tree map costs 10 times as much.
         self._arrival = tree_leaves(tuple(self.arrays[:5]))
         self._answer = tree_leaves(tuple(self.arrays[5:7]))
+        if own:
+            self.fill_magic()
 
     @staticmethod
     def num_bytes(spec: Rollout, unroll_length: int, batch_size: int) -> int:
@@ -100,7 +104,10 @@ def shared_slots(
     """Returns one shared block and ``count`` slots in it."""
     size = Slot.num_bytes(spec, unroll_length, batch_size)
     block = SharedBlock(size * count)
-    return block, slots_in(block, spec, unroll_length, batch_size, count)
+    slots = slots_in(block, spec, unroll_length, batch_size, count)
+    for slot in slots:
+        slot.fill_magic()
+    return block, slots
 
 
 def slots_in(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,10 @@ class Run:
         self.games: list[Episode] = []
         self._evaluated: dict[str, float] = {}  # for the next row
         self._close_later: list[Callable[[], None]] = []
-        self._last_log = self._last_save = time.monotonic()
+        self._last_log = time.monotonic()
+        # The first checkpoint comes at once: from there on the run can be resumed, a full disk
+        # shows at the start, and the memory that saving takes is taken.
+        self._last_save = -math.inf
         self._saved_step = -1
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
@@ -126,6 +130,7 @@ class Run:
             assert saved.env is not None
             self.source.restore(saved.env)
             restore_rng(saved.rng)
+        self._last_save = time.monotonic()
         how = "exactly where it stopped" if exact else "with new episodes in every environment"
         self.display.note(f"continues at step {saved.step:,}, {how}")
         _log.info("continues at step %d, %s", saved.step, how)

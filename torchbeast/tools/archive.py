@@ -32,11 +32,11 @@ class NewerFormat(CheckpointError):
     """A checkpoint of a newer TorchBeast."""
 
 
-def pack(fields: dict[str, Any], flags: dict[str, Any]) -> dict[str, bytes]:
+def pack(fields: dict[str, Any], flags: dict[str, Any]) -> dict[str, bytes | memoryview]:
     """Returns the files of a checkpoint by name, the manifest last."""
     model = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in fields["model"].items()}
     state = plain(fields["state"], arrays_to_lists=True, where="state")
-    files = {
+    files: dict[str, bytes | memoryview] = {
         "model.safetensors": safetensors.torch.save(model),
         "optim.pt": torch_bytes(plain(fields["optim"], where="optim")),
         "state.json": json.dumps(state).encode(),
@@ -150,11 +150,11 @@ def config_hash(flags: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def torch_bytes(tree: Any) -> bytes:
+def torch_bytes(tree: Any) -> memoryview:
     """Returns ``tree``, which must be plain, as ``torch.save`` writes it."""
     buffer = io.BytesIO()
     torch.save(tree, buffer)
-    return buffer.getvalue()
+    return buffer.getbuffer()  # not a copy: checkpoints should not raise the peak of memory
 
 
 def from_torch_bytes(data: bytes) -> Any:

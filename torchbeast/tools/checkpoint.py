@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,18 +91,20 @@ def save(
     flags = without_secrets(plain(flags, arrays_to_lists=True, where="flags"))
     root = run / "checkpoints"
     files = pack(snapshot._asdict(), flags)
+    size = sum(map(len, files.values()))
     scheduler = snapshot.state.get("scheduler", {})
-    tar = model_tar_bytes(snapshot.step, snapshot.model, snapshot.optim, scheduler, flags)
     try:
         root.mkdir(parents=True, exist_ok=True)
         _clean(root)
         path = _publish(root, snapshot.step, files)
         _mark_best(root, snapshot.step, score)
         _prune(root, snapshot.step, keep)
+        files.clear()  # one of the two in memory is enough
+        tar = model_tar_bytes(snapshot.step, snapshot.model, snapshot.optim, scheduler, flags)
         write_atomically(run / "model.tar", tar)
     except OSError as error:
         raise StorageError(
-            f"expected room for a checkpoint of {sum(map(len, files.values())) / 1e6:.1f} MB in "
+            f"expected room for a checkpoint of {size / 1e6:.1f} MB in "
             f"{root}, got: {error}; the one before is untouched; make room"
         ) from error
     return path
@@ -183,7 +186,7 @@ def _check_finite(snapshot: Snapshot) -> None:
             )
 
 
-def _publish(root: Path, step: int, files: dict[str, bytes]) -> Path:
+def _publish(root: Path, step: int, files: Mapping[str, bytes | memoryview]) -> Path:
     """Returns the finished checkpoint: written aside, waited for, then named."""
     temporary = root / f".tmp-{uuid.uuid4().hex}"
     final = root / _name(step)

@@ -10,7 +10,7 @@ class StorageError(RuntimeError):
     """The disk did not take what was written; what was there before is untouched."""
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes | memoryview) -> None:
     """Writes ``data`` to ``path`` and waits until the disk has it. May leave half on an error."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
@@ -20,14 +20,14 @@ def write_durably(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Writes all of ``data``: one ``os.write`` may take less, as on a disk that is almost full."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Puts ``data`` in place of ``path``: readers see all of the old or all of the new file.
 
     Raises:

@@ -27,7 +27,7 @@ def model_tar_bytes(
     optim: dict[str, Any],
     scheduler: dict[str, Any],
     flags: dict[str, Any],
-) -> bytes:
+) -> memoryview:
     """Returns ``model.tar``: the ancestor's four parts, and ``stats`` with the step."""
     model = {name: x.detach().to("cpu", copy=True) for name, x in model.items()}
     return torch_bytes(
