@@ -46,9 +46,9 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "cartpole": Experiment(("--env", "CartPole-v1"), 5, 500_000, 475.0),
     "pong": Experiment(("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
-    "memory": Experiment(("--env", "TMaze-v0", "--use_lstm"), 5, 500_000, 0.9),
+    "memory": Experiment(("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
     # The control, which cannot remember: it is not to reach the target.
-    "memory-feedforward": Experiment(("--env", "TMaze-v0"), 5, 500_000, 0.9),
+    "memory-feedforward": Experiment(("--env", "TMaze-v0"), 3, 1_000_000, 0.9),
 }
 
 

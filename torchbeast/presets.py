@@ -55,8 +55,13 @@ def impala_memory(config: RunConfig) -> RunConfig:
     # The unroll is as long as the longest gap: gradients do not reach beyond it.
     return _with(
         impala_classic(config),
-        algorithm=dict(unroll_length=80, batch_size=16, learning_rate=0.002),
-        system=dict(total_steps=500_000, num_envs=16),
+        algorithm={
+            "unroll_length": 80,
+            "batch_size": 32,
+            "learning_rate": 0.002,
+            "entropy_cost": 0.05,
+        },
+        system={"total_steps": 1_000_000, "num_envs": 32},
     )
 
 

@@ -79,6 +79,7 @@ class Run:
         # shows at the start, and the memory that saving takes is taken.
         self._last_save = -math.inf
         self._saved_step = -1
+        self._between_rollouts = True  # False: the last one was left unfinished
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
         save_config(config, path / "config.yaml")
@@ -104,7 +105,8 @@ class Run:
             self.directory.path, steps, tensorboard=not config.output.disable_tensorboard
         )
         self._close_later.append(self.log.close)
-        title = f"impala  {config.env.name}  {self.algorithm.device}  seed {config.system.seed}"
+        name = type(self.algorithm).__name__.lower()
+        title = f"{name}  {config.env.name}  {self.algorithm.device}  seed {config.system.seed}"
         self.display = Display(title, config.system.total_steps, self.directory.path)
         self._close_later += [self.display.close, Warnings(self.display).close]
         self.display.update(steps, version, self.statistics, {})
@@ -148,6 +150,7 @@ class Run:
                 self.timings.mark("learn")
                 self._after_update()
         except Interrupted:
+            self._between_rollouts = False
             _log.info("stopped in the middle of a rollout, which is dropped")
 
     def finish(self) -> Result:
@@ -155,7 +158,7 @@ class Run:
         if not self.stop.requested and self.config.output.eval_episodes:
             self._evaluate()
         self._write_row()
-        self.save()
+        self.save(acting=self._between_rollouts)
         return Result(
             self.directory.path,
             self.learner.steps,
