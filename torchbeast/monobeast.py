@@ -5,7 +5,8 @@ python -m torchbeast.monobeast --mode test --xpid example
 
 The flags, their defaults and meaning are the ancestor's; a translation to `torchbeast train
 impala` is all this file does. What differs on purpose: returns are those of full games, an
-actor's crash does not hang the run, the same --xpid continues it, and test mode takes LSTMs.
+actor's crash does not hang the run, the same --xpid continues it, test mode takes LSTMs, and theirs
+has 256 units in each of its two layers, not 519.
 """
 
 from __future__ import annotations
