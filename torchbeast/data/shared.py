@@ -13,6 +13,13 @@ from typing import Any
 
 import psutil
 
+ALIGNMENT = 64  # bytes; a cache line
+
+
+def aligned(num_bytes: int) -> int:
+    """Returns the bytes that an array takes in a block, so that the next one begins aligned."""
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
 
 class SharedBlock:
     """Bytes shared with the processes it is handed to when they are spawned.

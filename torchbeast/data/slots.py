@@ -9,11 +9,10 @@ import optree
 import torch
 
 from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_leaves, tree_map
-from torchbeast.data.shared import SharedBlock
+from torchbeast.data.shared import SharedBlock, aligned
 from torchbeast.data.spec import ArraySpec, is_spec
 
 MAGIC_FLOAT = -4242.42  # what an unwritten float reads as; bytes read 0xAB
-ALIGNMENT = 64  # bytes; a cache line
 
 
 class Slot:
@@ -44,7 +43,7 @@ class Slot:
         arrays: list[np.ndarray[Any, Any]] = []
         for leaf, shape in zip(specs, _shapes(spec, unroll_length, batch_size), strict=True):
             array = np.ndarray(shape, leaf.dtype, memory, offset)
-            offset += _aligned(array.nbytes)
+            offset += aligned(array.nbytes)
             arrays.append(array)
         self.arrays = Rollout(*optree.tree_unflatten(treedef, arrays))
         self.rollout = Rollout(*tree_map(torch.from_numpy, tuple(self.arrays)))
@@ -61,7 +60,7 @@ class Slot:
         specs = _leaves(spec)
         shapes = _shapes(spec, unroll_length, batch_size)
         return sum(
-            _aligned(int(np.prod(shape)) * leaf.dtype.itemsize)
+            aligned(int(np.prod(shape)) * leaf.dtype.itemsize)
             for leaf, shape in zip(specs, shapes, strict=True)
         )
 
@@ -124,10 +123,6 @@ def slots_in(
 def _leaves(tree: Any) -> list[ArraySpec]:
     specs: Any = tuple(tree)
     return optree.tree_leaves(specs, is_leaf=is_spec)
-
-
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def _shapes(spec: Rollout, unroll_length: int, batch_size: int) -> list[tuple[int, ...]]:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchbeast.data import ArraySpec, EnvSpec, Tree, array_specs, tree_leaves, tree_map
-from torchbeast.data.shared import SharedBlock
+from torchbeast.data.shared import SharedBlock, aligned
 from torchbeast.data.spec import tree_map_specs
 from torchbeast.envs.gym import GymEnv
 from torchbeast.envs.registry import EnvConfig, single_env
 
 RESET, STEP = b"r", b"s"  # to a worker
 DONE, ERROR = b"d", b"e"  # from a worker; ERROR is followed by the traceback
-ALIGNMENT = 64  # bytes; a cache line
 
 
 class Job(NamedTuple):
@@ -46,7 +45,7 @@ class Board:
             result: np.ndarray[Any, Any] = np.ndarray(
                 (num_envs, *leaf.shape), leaf.dtype, memory, offset
             )
-            offset += _aligned(result.nbytes)
+            offset += aligned(result.nbytes)
             return result
 
         fields = tree_map_specs(array, _fields(spec))
@@ -61,7 +60,7 @@ class Board:
 
         def add(leaf: ArraySpec) -> None:
             nonlocal total
-            total += _aligned(int(np.prod(leaf.shape)) * leaf.dtype.itemsize * num_envs)
+            total += aligned(int(np.prod(leaf.shape)) * leaf.dtype.itemsize * num_envs)
 
         tree_map_specs(add, _fields(spec))
         return total
@@ -77,10 +76,6 @@ def _fields(spec: EnvSpec) -> tuple[Any, ...]:
     flag = ArraySpec((), np.dtype(bool))
     reward = ArraySpec((), np.dtype(np.float64))
     return (array_specs(spec.observation), array_specs(spec.action), reward, flag, flag)
-
-
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def work(pipe: Connection, job: Job, block: SharedBlock) -> None:
