@@ -1,8 +1,8 @@
 """Learning curves over seeds: launches what is missing, resumes what was stopped, and sums up.
 
-    python benchmarks/learning.py cartpole
+    python benchmarks/learning.py cartpole ppo-cartpole
     python benchmarks/learning.py memory memory-feedforward --seeds 1 2
-    python benchmarks/learning.py pong --summarize-only
+    python benchmarks/learning.py ppo-pong --summarize-only
     python benchmarks/learning.py pong -- --num_learners 2
 
 Each seed is a run NAME-seedK in --savedir; flags after ``--`` are added to all. Start the command
@@ -37,6 +37,7 @@ PAUSE = 120.0  # seconds between two rows of a log after which the run was not r
 class Experiment(NamedTuple):
     """What is learned, and what counts as learned."""
 
+    algorithm: str
     flags: tuple[str, ...]
     seeds: int
     total_steps: int
@@ -44,11 +45,27 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
-    "cartpole": Experiment(("--env", "CartPole-v1"), 5, 500_000, 475.0),
-    "pong": Experiment(("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
-    "memory": Experiment(("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
+    "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 5, 500_000, 475.0),
+    "pong": Experiment("impala", ("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
+    "memory": Experiment("impala", ("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
     # The control, which cannot remember: it is not to reach the target.
-    "memory-feedforward": Experiment(("--env", "TMaze-v0"), 3, 1_000_000, 0.9),
+    "memory-feedforward": Experiment("impala", ("--env", "TMaze-v0"), 3, 1_000_000, 0.9),
+    "a2c-cartpole": Experiment("a2c", ("--env", "CartPole-v1"), 3, 500_000, 475.0),
+    "a2c-pong": Experiment("a2c", ("--env", "PongNoFrameskip-v4"), 3, 10_000_000, 17.0),
+    "ppo-cartpole": Experiment("ppo", ("--env", "CartPole-v1"), 3, 100_000, 490.0),
+    "ppo-acrobot": Experiment("ppo", ("--env", "Acrobot-v1"), 3, 500_000, -90.0),
+    "ppo-lunarlander": Experiment("ppo", ("--env", "LunarLander-v3"), 3, 1_000_000, 220.0),
+    "ppo-halfcheetah": Experiment("ppo", ("--env", "HalfCheetah-v5"), 3, 1_000_000, 5819.0),
+    "ppo-hopper": Experiment("ppo", ("--env", "Hopper-v5"), 3, 1_000_000, 2410.0),
+    "ppo-breakout": Experiment("ppo", ("--env", "MinAtar/Breakout-v1"), 3, 10_000_000, 28.0),
+    "ppo-asterix": Experiment("ppo", ("--env", "MinAtar/Asterix-v1"), 3, 10_000_000, 15.0),
+    "ppo-spaceinvaders": Experiment(
+        "ppo", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 10_000_000, 131.0
+    ),
+    "ppo-minigrid": Experiment("ppo", ("--env", "MiniGrid-DoorKey-5x5-v0"), 3, 500_000, 0.9),
+    "ppo-memory": Experiment("ppo", ("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
+    "ppo-memory-feedforward": Experiment("ppo", ("--env", "TMaze-v0"), 3, 1_000_000, 0.9),
+    "ppo-pong": Experiment("ppo", ("--env", "PongNoFrameskip-v4"), 3, 4_000_000, 18.0),
 }
 
 
@@ -71,7 +88,8 @@ def is_finished(path: pathlib.Path, experiment: Experiment) -> bool:
 
 def launch(path: pathlib.Path, experiment: Experiment, seed: int, flags: Sequence[str]) -> None:
     """Runs one seed, from its last checkpoint if there is one; SystemExit if it was stopped."""
-    command = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *experiment.flags]
+    command = [sys.executable, "-m", "torchbeast.cli", "train", experiment.algorithm]
+    command += experiment.flags
     command += [*flags, "--total_steps", str(experiment.total_steps), "--seed", str(seed)]
     command += ["--savedir", str(path.parent), "--xpid", path.name]
     print(f"{path.name}: from step {last_step(path):,}\n  {' '.join(command)}", flush=True)
@@ -149,7 +167,7 @@ def write_results(
         "runs": rows,
     }
     (results / f"{name}.json").write_text(json.dumps(_portable(summary), indent=2) + "\n")
-    plot_curves(paths, results / f"{name}.png", f"{name}: IMPALA, {len(rows)} seeds")
+    plot_curves(paths, results / f"{name}.png", f"{name}: {experiment.algorithm}, {len(rows)} seeds")
     print(f"results in {results / name}.json, .png")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py --steps 2000000 -- --env CartPole-v1 --num_learners 2
 
-What follows ``--`` are flags of ``torchbeast train impala``. Two numbers are reported: ``rss_gb``
+What follows ``--`` are flags of ``torchbeast train ALGORITHM``. Two numbers are reported: ``rss_gb``
 of logs.csv (the first learner's process), and the resident memory of all processes of the run,
 sampled here twice a second (memory that processes share is counted in each).
 """
@@ -91,10 +91,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the run")
     parser.add_argument("--after", type=int, default=50_000, help="steps before the first look")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
-    parser.add_argument("flags", nargs="*", help="of torchbeast train impala, after --")
+    parser.add_argument("--algorithm", default="impala", help="what ours trains (impala)")
+    parser.add_argument("flags", nargs="*", help="of torchbeast train, after --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="torchbeast-") as savedir:
-        command = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *arguments.flags]
+        command = [sys.executable, "-m", "torchbeast.cli", "train", arguments.algorithm]
+        command += arguments.flags
         command += ["--total_steps", str(arguments.steps), "--savedir", savedir, "--xpid", "run"]
         command += ["--eval_episodes", "0"]
         samples = sample(command)

@@ -4,7 +4,7 @@
         --peer 'bash /peer/run.sh {seconds}' --peer_log '/peer/runs/*/logs.csv' \\
         -- --env PongNoFrameskip-v4 --num_learners 2
 
-What follows ``--`` are flags of ``torchbeast train impala``. The peer is a shell command. In it and
+What follows ``--`` are flags of ``torchbeast train ALGORITHM``. The peer is a shell command. In it and
 in the path of its log, ``{seconds}`` and ``{run}`` (a name that no other run has) are filled in. A
 command with ``{seconds}`` ends by itself; others are ended. Commands start in an empty folder, so
 that ``python -m`` does not find a package of ours that has the peer's name: give full paths. The
@@ -146,11 +146,13 @@ def main() -> None:
     parser.add_argument("--skip", type=float, default=30.0, help="seconds left out at the start")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
-    parser.add_argument("flags", nargs="*", help="of torchbeast train impala, after --")
+    parser.add_argument("--algorithm", default="impala", help="what ours trains (impala)")
+    parser.add_argument("flags", nargs="*", help="of torchbeast train, after --")
     arguments = parser.parse_args()
     runs = []
     with tempfile.TemporaryDirectory(prefix="torchbeast-") as savedir:
-        ours = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *arguments.flags]
+        ours = [sys.executable, "-m", "torchbeast.cli", "train", arguments.algorithm]
+        ours += arguments.flags
         ours += ["--savedir", savedir, "--eval_episodes", "0", "--total_steps", "1G"]
         ours += ["--disable_checkpoint", "--disable_tensorboard", "--xpid"]
         for _ in range(arguments.rounds):

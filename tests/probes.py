@@ -108,12 +108,15 @@ class Probe(gymnasium.Env):
     1: one step, reward 1. 2: the observation is the reward. 3: reward 1 after the second step.
     4: action 1 earns 1 and action 0 earns -1. 5: the action must equal the sign of the
     observation. 6: reward 1, truncated after 5 steps, endless in truth. 7: the same, terminated.
+    8: the action is a number in [-1, 3], and the reward falls with its distance from 2.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
-        self.action_space = spaces.Discrete(2 if number in (4, 5) else 1)
+        self.action_space: Any = spaces.Discrete(2 if number in (4, 5) else 1)
+        if number == 8:
+            self.action_space = spaces.Box(-1, 3, (1,), np.float32)
         self.sign = 1.0
         self.steps = 0
 
@@ -126,6 +129,9 @@ class Probe(gymnasium.Env):
     def step(self, action: Any) -> Any:
         self.steps += 1
         ends = self.steps == LENGTHS.get(self.number, 1)
+        if self.number == 8:
+            assert self.action_space.contains(action), action
+            return self._obs(), -float(action[0] - 2) ** 2, True, False, {}
         right = 1.0 if action == 1 else -1.0
         reward = {
             2: self.sign,

@@ -163,13 +163,15 @@ def test_presets(run: Run, tmp_path: pathlib.Path) -> None:
         (["--batch_size", "0"], ["--batch_size of at least 1"]),
         (["--total_steps", "-5"], ["--total_steps of at least 1"]),
         (["--network", "shallow"], ["image", "--network"]),
-        (["--env", "Pendulum-v1"], ["Box"]),
+        (["--network", "mpl"], ["--network", "mlp"]),
+        (["--network", "nothing.py:Net"], ["nothing.py"]),
         (["--env_workers", "3"], ["--env_workers"]),
         (["--life_loss"], ["--life_loss", "CartPole-v1"]),
         (["--max_lag", "0", "--num_envs", "4"], ["--max_lag 0"]),
         (["--device", "tpu9"], ["--device"]),
         (["--learning_rat", "1"], ["--learning_rate"]),
         (["--optimizer", "sgd"], ["rmsprop"]),
+        (["--env_kwargs", "size"], ["NAME=VALUE"]),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(
@@ -281,7 +283,7 @@ def test_settings_have_types(tmp_path: pathlib.Path) -> None:
 
     settings = tmp_path / "settings.yaml"
     for text, words in [
-        ("network: {network: mpl}", "expected auto or shallow or deep or mlp, got 'mpl'"),
+        ("network: {activation: rleu}", "expected tanh or relu, got 'rleu'"),
         ("system: {seed: true}", "expected int, got True"),
         ("system: {sed: 1}", "no setting 'sed'"),
         ("env: 3", "expected settings under 'env'"),
@@ -293,3 +295,16 @@ def test_settings_have_types(tmp_path: pathlib.Path) -> None:
     settings.write_text("{algorithm: {learning_rate: 1}, network: {hidden_sizes: [3]}}")
     config = load_config(settings)
     assert (config.algorithm.learning_rate, config.network.hidden_sizes) == (1.0, (3,))
+
+
+def test_settings_of_another_algorithm(run: Run, tmp_path: pathlib.Path) -> None:
+    from torchbeast.runners.config import load_config
+
+    path = tmp_path / "settings.yaml"
+    assert run("train", "ppo", *CARTPOLE[:2], "--save_config", str(path))[0] == 0
+    assert load_config(path).algo == "ppo"
+    assert load_config(path).algorithm.num_epochs == 20
+    refused(run("train", "a2c", "--config", str(path)), "settings of a2c, got those of ppo")
+    train(run)
+    again = ["ppo", *CARTPOLE, "--xpid", "first", "--num_envs", "2"]
+    refused(run("train", *again), "the algorithm impala", "--xpid")

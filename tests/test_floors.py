@@ -8,6 +8,7 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "torchbeast"
 FLOORS = {
+    **dict.fromkeys(["user_code"], 0),
     **dict.fromkeys(["ops", "data"], 1),
     **dict.fromkeys(["nets", "envs"], 2),
     **dict.fromkeys(["algorithms"], 3),

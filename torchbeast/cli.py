@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 USAGE = """usage: torchbeast COMMAND [...]
 
-  train ALGORITHM [flags]   train an agent; `torchbeast train impala --help` lists the flags
+  train ALGORITHM [flags]   train an agent; `torchbeast train ppo --help` lists the flags
   resume RUN [flags]        continue a run from its last checkpoint
   eval RUN                  play full games with a trained agent
   play RUN                  the same, written as a video

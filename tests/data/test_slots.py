@@ -104,3 +104,29 @@ def test_a_leaf_too_few_is_refused():
     slot = Slot(spec(), T, B)
     with pytest.raises(ValueError, match="zip"):
         slot.write_answer(0, [np.zeros(B)])
+
+
+def test_columns_write_into_the_slot_and_nowhere_else():
+    whole, apart = Slot(spec(), T, 4), Slot(spec(), T, 4)
+    left, right = (whole.columns(slice(i, i + 2)) for i in (0, 2))
+    assert (left.unroll_length, left.batch_size) == (T, 2)
+    assert left.row(1).reward.shape == (1, 2)
+    written = write(apart, np.random.default_rng(0))
+    state = (torch.rand(2, 4, 7), torch.rand(2, 4, 7))
+    for i, part in enumerate((left, right)):
+        columns = slice(2 * i, 2 * i + 2)
+        for t in range(T + 1):
+            row = optree.tree_map(lambda x, t=t, c=columns: x[t, c], written)
+            part.write_arrival(t, tree_leaves(row[:5]))
+            part.write_answer(t, tree_leaves(row[5:]))
+        part.write_start(tuple(x[:, columns] for x in state), 12 + i)
+    for a, b in zip(tree_leaves(written), tree_leaves(tuple(whole.arrays[:7])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    torch.testing.assert_close(whole.rollout.state, state)
+    assert whole.rollout.version.tolist() == [12, 12, 13, 13]
+    right.end()
+    assert whole.rollout.action[-1, 2:].eq(0).all()
+    np.testing.assert_array_equal(whole.arrays.action[-1, :2], written[5][-1, :2])
+    left.fill_magic()
+    assert whole.rollout.reward[:, :2].eq(MAGIC_FLOAT).all()
+    np.testing.assert_array_equal(whole.arrays.reward[:, 2:], written[1][:, 2:])

@@ -21,7 +21,8 @@ PROBES = str(pathlib.Path(__file__).parents[1] / "probes.py")
 SOURCES = {
     "atari": EnvConfig("PongNoFrameskip-v4", {"max_num_frames_per_episode": 200}),
     "sticky": EnvConfig("ALE/Breakout-v5", {"max_num_frames_per_episode": 200}, life_loss=True),
-    "cartpole": EnvConfig("CartPole-v1"),
+    "native": EnvConfig("CartPole-v1"),
+    "cartpole": EnvConfig("CartPole-v1", env_backend="gymnasium"),
     "minigrid": EnvConfig("MiniGrid-Empty-5x5-v0", {"max_steps": 20}),
     "tmaze": EnvConfig("TMaze-v0", {"length": 3}),
     "processes": EnvConfig("CartPole-v1", env_workers=2),
@@ -90,7 +91,9 @@ def test_episodes_are_what_the_rows_say(made: tuple[str, VectorEnv, list[Row]]) 
 def test_same_seed_same_stream(made: tuple[str, VectorEnv, list[Row]]) -> None:
     name, _, rows = made
     # Processes must stream what the same environments stream in one process.
-    config = dataclasses.replace(SOURCES[name], env_workers=0)
+    config = SOURCES[name]
+    if config.env_workers:
+        config = dataclasses.replace(config, env_workers=0, env_backend="gymnasium")
     again, other = envs.make(config, 4, 7, num_threads=1), envs.make(config, 4, 8)
     assert equal(rows[:60], stream(again, 60))
     assert name == "minigrid" or not equal(rows[:60], stream(other, 60))

@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import tyro
@@ -27,20 +28,53 @@ def test_unknown_names_are_told_the_nearest() -> None:
             envs.spec(EnvConfig(name))
 
 
-def test_missing_package_is_told_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("ALE/Nothing-v5", "ale_py", "atari"),
+        ("MinAtar/Nothing-v1", "minatar", "minatar"),
+        ("MiniGrid-Nothing-v0", "minigrid", "minigrid"),
+    ],
+)
+def test_missing_package_is_told_the_extra(
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "ale_py" else find_spec(name)
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
     )
-    with pytest.raises(UnknownEnvironment, match=r'pip install "torchbeast\[atari\]"'):
-        envs.spec(EnvConfig("ALE/Nothing-v5"))
+    with pytest.raises(UnknownEnvironment, match=rf'pip install "torchbeast\[{extra}\]"'):
+        envs.spec(EnvConfig(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("HalfCheetah-v5", "mujoco", "mujoco"), ("LunarLander-v3", "Box2D", "box2d")],
+)
+def test_missing_engine_is_told_the_extra(
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        raise gymnasium.error.DependencyNotInstalled("no engine")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(UnknownEnvironment, match=rf'no engine.*"torchbeast\[{extra}\]"'):
+        envs.spec(EnvConfig(name))
 
 
 def test_names_and_specs() -> None:
     names = envs.names()
     assert {"PongNoFrameskip-v4", "ALE/Pong-v5", "CartPole-v1", "TMaze-v0"} <= set(names)
     assert "Pong-v4" not in names
-    assert set(envs.groups()) >= {"atari", "classic_control", "torchbeast"}
+    assert set(envs.groups()) >= {
+        *("atari", "classic_control", "torchbeast"),
+        *("box2d", "minatar", "minigrid", "mujoco"),
+    }
     assert envs.spec(EnvConfig("CartPole-v1")).observation.shape == (4,)
     assert envs.spec(EnvConfig(f"{PROBES}:probe", {"number": 4})).action.n == 2  # type: ignore
 
@@ -70,7 +104,7 @@ def test_render() -> None:
 
     config = EnvConfig(factory=Drawn)
     env = envs.make(config, 1, 0, render=True)
-    assert env.render().shape == (8, 8, 3)
+    assert env.render().shape == (336, 336, 3)  # enlarged
     with pytest.raises(ValueError, match="render=True"):
         envs.make(config, 1, 0).render()
 

@@ -19,7 +19,14 @@ from torchbeast.envs.plain import Decoder, Encoder, NotPlain
 from ..probes import CountingEnv, counting
 from .test_contract import Row, actions, equal, stream
 
-GAMES = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "TMaze-v0", "MiniGrid-DoorKey-5x5-v0"]
+GAMES = [
+    "CartPole-v0",
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "TMaze-v0",
+    "MiniGrid-DoorKey-5x5-v0",
+]
 GAMES += ["MiniGrid-Dynamic-Obstacles-5x5-v0", "BabyAI-GoToRedBall-v0", "FrozenLake-v1"]
 
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from torchbeast.data import EnvSpec, tree_map, zero_rows
-from torchbeast.nets import NetworkConfig, build
+from torchbeast.data import EnvSpec
+from torchbeast.nets import NetworkConfig, build, choose
 from torchbeast.nets.encoders import TreeEncoder, image_shape
 from torchbeast.ops import Categorical, MultiCategorical
+
+from .samples import sample_rows
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SIX = spaces.Discrete(6)
@@ -25,6 +27,11 @@ OBSERVATIONS = {
     "minigrid": spaces.Box(0, 255, (7, 7, 3), np.uint8),
     "frames": spaces.Box(0, 255, (4, 44, 36), np.uint8),
     "frames_last": spaces.Box(0, 255, (40, 36, 3), np.uint8),
+    "minatar": spaces.Box(0, 1, (10, 10, 6), np.bool_),
+    "small_floats": spaces.Box(0, 1, (2, 8, 5), np.float64),
+    "bools": spaces.Box(0, 1, (3, 2), np.bool_),
+    "ints": spaces.Box(-9, 9, (2, 3, 2, 1), np.int32),
+    "half": spaces.Box(-1, 1, (3,), np.float16),
     "gray": spaces.Box(0, 255, (40, 40), np.uint8),
     "float_frames": spaces.Box(0, 1, (3, 36, 36), np.float32),
     "tree": spaces.Dict(
@@ -35,31 +42,6 @@ OBSERVATIONS = {
     ),
 }
 ACTIONS = {"discrete": SIX, "multi_discrete": spaces.MultiDiscrete([2, 3])}
-
-
-def sample_rows(spec, rows, envs, seed=0):
-    """Rows [rows, envs] of sampled observations and actions, with a few episodes."""
-    rng = np.random.default_rng(seed)
-    batch = zero_rows(spec, envs, rows)
-    spec.observation.seed(seed)
-    spec.action.seed(seed)
-
-    for space, tree in ((spec.observation, batch.obs), (spec.action, batch.prev_action)):
-        for place in np.ndindex(rows, envs):
-            put_sample(tree, place, as_tree(space.sample()))
-    reward = torch.from_numpy(rng.normal(size=(rows, envs)).astype(np.float32) * 2)
-    first = torch.from_numpy(rng.random((rows, envs)) < 0.2)
-    return batch._replace(reward=reward, first=first)
-
-
-def put_sample(tree, place, sample):
-    tree_map(lambda x, s: x[place].copy_(torch.as_tensor(s)), tree, sample)
-
-
-def as_tree(sample):
-    if isinstance(sample, dict):
-        return {key: as_tree(sub) for key, sub in sample.items()}
-    return tuple(as_tree(sub) for sub in sample) if isinstance(sample, tuple) else sample
 
 
 def count(module):
@@ -83,6 +65,38 @@ def test_shapes_and_gradients_of_every_space(observation, action, use_lstm):
     assert distribution.sample().shape == rows.prev_action.shape
     (output.logits.square().sum() + output.value.sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("observation", "network"),
+    [
+        ("frames", "shallow"),
+        ("gray", "shallow"),
+        ("float_frames", "shallow"),
+        ("tree", "shallow"),
+        ("minatar", "small"),
+        ("small_floats", "small"),
+        ("minigrid", "mlp"),
+        ("ints", "mlp"),
+        ("vector", "mlp"),
+        ("discrete", "mlp"),
+    ],
+)
+def test_auto_is_the_network_that_fits(observation, network):
+    assert choose("auto", OBSERVATIONS[observation]) == network
+
+
+def test_the_small_network_equals_its_definition():
+    torch.manual_seed(0)
+    spec = EnvSpec(OBSERVATIONS["minatar"], SIX)
+    net = build(NetworkConfig(), spec)
+    conv, linear = net.encoder.leaves[0].torso.convs[0], net.encoder.leaves[0].torso.linear
+    assert (conv.out_channels, linear.out_features) == (16, 128)
+    rows = sample_rows(spec, 3, 2)
+    x = rows.obs.flatten(0, 1).permute(0, 3, 1, 2).float()
+    x = torch.relu(torch.nn.functional.conv2d(x, conv.weight, conv.bias))
+    x = torch.relu(linear(x.flatten(1))).view(3, 2, 128)
+    torch.testing.assert_close(net.encoder(rows.obs), x, rtol=1e-5, atol=1e-6)
 
 
 def test_parameter_counts_are_the_ancestors():
@@ -250,6 +264,11 @@ def test_leaves_are_encoded_by_hand():
         ((210, 160, 3), (3, 210, 160)),
         ((84, 84), (1, 84, 84)),
         ((3, 64, 4), (3, 64, 4)),
+        ((64, 48, 3), (3, 64, 48)),
+        ((10, 10, 6), (6, 10, 10)),  # MinAtar has more channels than an image has colours
+        ((12, 10, 10), (12, 10, 10)),
+        ((5, 5, 5), (5, 5, 5)),
+        ((9, 20, 9), (9, 9, 20)),
     ],
 )
 def test_channels_are_recognised(shape, expected):
@@ -261,6 +280,7 @@ def test_channels_are_recognised(shape, expected):
     [
         ("shallow", "vector", "expected image observations for --network shallow.*--network mlp"),
         ("deep", "discrete", "expected image observations for --network deep"),
+        ("small", "ints", "expected image observations for --network small"),
         ("shallow", "minigrid", "at least 36x36 pixels for --network shallow.*--network deep"),
     ],
 )
@@ -270,19 +290,14 @@ def test_a_network_that_does_not_fit_is_one_clear_error(network, observation, me
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(-1, 1, (2,)),
-        spaces.MultiBinary(3),
-        spaces.Dict({"a": SIX}),
-        spaces.Tuple([SIX]),
-        spaces.MultiDiscrete([[2, 3]]),
-    ],
-)
-def test_actions_without_a_head_are_one_clear_error(space):
-    with pytest.raises(ValueError, match=r"Discrete and MultiDiscrete actions work now.*Box comes"):
-        build(NetworkConfig(), EnvSpec(OBSERVATIONS["vector"], space))
+def test_actions_without_a_head_are_one_clear_error():
+    with pytest.raises(ValueError, match=r"expected actions of Discrete.*got Text"):
+        build(NetworkConfig(), EnvSpec(OBSERVATIONS["vector"], spaces.Text(9)))
+
+
+def test_a_network_that_is_none_is_told_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'depp'; did you mean deep\?"):
+        build(NetworkConfig(network="depp"), EnvSpec(ATARI, SIX))
 
 
 def test_observations_without_a_shape_are_one_clear_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import distributions as td
 
 from torchbeast import ops
+from torchbeast.ops.distributions import Bernoulli, Joint, Shaped
 
 NVEC = (5, 2, 3)
 
@@ -147,6 +149,88 @@ def test_multi_categorical_learns_after_acting_in_inference_mode() -> None:
 def test_multi_categorical_refuses_other_logits() -> None:
     with pytest.raises(ValueError, match=r"expected 10 logits .* got \[2, 9\]"):
         ops.MultiCategorical(torch.zeros(2, 9), NVEC)
+
+
+def test_an_int32_action_as_a_slot_keeps_it() -> None:
+    dist = ops.MultiCategorical(torch.randn(3, 10), NVEC)
+    action = dist.sample()
+    assert torch.equal(dist.log_prob(action.int()), dist.log_prob(action))
+
+
+def test_a_mask_that_forbids_everything_keeps_padding_out() -> None:
+    logits = ops.mask_logits(torch.randn(10), torch.zeros(10)).requires_grad_()
+    dist = ops.MultiCategorical(logits, NVEC)
+    entropy = dist.entropy()
+    torch.testing.assert_close(entropy.exp(), torch.tensor(30.0))  # 5 * 2 * 3, uniform
+    assert (dist.sample() < torch.tensor(NVEC)).all()
+    (entropy + dist.kl(dist) + dist.log_prob(torch.zeros(3))).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("lead", [(), (1, 8), (2, 3)])
+def test_bernoulli_equals_torch(lead: tuple[int, ...]) -> None:
+    logits, logits2 = 3 * torch.randn(2, *lead, 4)
+    dist, other = Bernoulli(logits), Bernoulli(logits2)
+    theirs, theirs2 = (td.Independent(td.Bernoulli(logits=x), 1) for x in (logits, logits2))
+    action = dist.sample()
+    assert action.shape == logits.shape
+    assert action.dtype == dist.mode().dtype == torch.int8
+    torch.testing.assert_close(dist.log_prob(action), theirs.log_prob(action.float()))
+    torch.testing.assert_close(dist.entropy(), theirs.entropy())
+    torch.testing.assert_close(dist.kl(other), td.kl_divergence(theirs, theirs2))
+    assert (dist.log_prob(dist.mode()) >= dist.log_prob(action)).all()
+
+
+def test_bernoulli_of_certain_switches_is_finite() -> None:
+    logits = torch.tensor([-200.0, 200.0], requires_grad=True)
+    dist = Bernoulli(logits)
+    assert dist.sample().tolist() == dist.mode().tolist() == [0, 1]
+    (dist.entropy() + dist.log_prob(torch.tensor([1, 0])) + dist.kl(dist)).backward()
+    assert dist.entropy() < 1e-6
+    assert dist.log_prob(torch.tensor([1, 0])) == -400
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_bernoulli_samples_follow_the_probabilities() -> None:
+    logits = torch.tensor([-2.0, 0.0, 1.5])
+    rate = Bernoulli(logits.expand(40000, 3)).sample().float().mean(0)
+    torch.testing.assert_close(rate, logits.sigmoid(), atol=0.01, rtol=0)
+
+
+def test_shaped_is_the_same_distribution_over_arrays() -> None:
+    logits, logits2 = torch.randn(2, 4, 2, 6)
+    flat, other = Bernoulli(logits), Bernoulli(logits2)
+    dist = Shaped(flat, (2, 3), torch.int64)
+    action = dist.sample()
+    assert action.shape == dist.mode().shape == (4, 2, 2, 3)
+    assert action.dtype == torch.int64
+    assert torch.equal(dist.log_prob(action), flat.log_prob(action.flatten(2)))
+    assert torch.equal(dist.entropy(), flat.entropy())
+    assert torch.equal(dist.kl(Shaped(other, (2, 3), torch.int64)), flat.kl(other))
+
+
+def test_a_joint_is_the_product_of_its_parts_by_brute_force() -> None:
+    def make() -> Joint:
+        inner = Joint((ops.Categorical(torch.randn(3)), Bernoulli(torch.randn(2))))
+        return Joint({"b": ops.MultiCategorical(torch.randn(5), (2, 3)), "a": inner})
+
+    dist, other = make(), make()
+    every = [
+        {"b": torch.tensor([i, j]), "a": (torch.tensor(k), torch.tensor([x, y]))}
+        for i, j, k, x, y in itertools.product(range(2), range(3), range(3), range(2), range(2))
+    ]
+    log_p = torch.stack([dist.log_prob(action) for action in every])
+    log_q = torch.stack([other.log_prob(action) for action in every])
+    p = log_p.exp()
+    torch.testing.assert_close(p.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(dist.entropy(), -(p * log_p).sum())
+    torch.testing.assert_close(dist.kl(other), (p * (log_p - log_q)).sum())
+    torch.testing.assert_close(dist.log_prob(dist.mode()), log_p.max())
+    action = dist.sample()
+    assert list(action) == ["b", "a"]
+    assert isinstance(action["a"], tuple)
 
 
 def test_gaussian_samples_have_the_moments() -> None:

@@ -17,6 +17,11 @@ OPERATIONS = (
     "vtrace_from_logits",
     "vtrace_truncation",
     "impala_loss",
+    "gae",
+    "lambda_returns",
+    "nstep_returns",
+    "ppo_losses",
+    "reward_normalization",
     "distributions",
     "misc",
 )
@@ -124,6 +129,99 @@ def test_impala_loss(case: Case, dtype: torch.dtype) -> None:
     assert bool((values.grad[-1] == 0).all())
 
 
+def episodes(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The rollouts of the files: transitions without the step from one episode into the next."""
+    x = case.tensors(dtype)
+    return {
+        "r_t": x["rewards"],
+        "discount_t": case.params["gamma"] * (1 - x["terminated"]).to(dtype),
+        "trace_t": (x["terminated"] + x["truncated"]) == 0,
+    }
+
+
+def test_gae(case: Case, dtype: torch.dtype) -> None:
+    x = case.tensors(dtype)
+    lambda_, rollout = case.params["gae_lambda"], episodes(case, dtype)
+    advantage = ops.gae(x["values"], x["next_values"], lambda_=lambda_, **rollout)
+    check(advantage, case.expected["advantages"], dtype, "advantages")
+    check(advantage + x["values"], case.expected["returns"], dtype, "returns")
+
+
+def test_lambda_returns(case: Case, dtype: torch.dtype) -> None:
+    v_t = case.tensors(dtype)["next_values"]
+    rollout = episodes(case, dtype)
+    returns = ops.lambda_returns(v_t, lambda_=case.params["lambda_"], **rollout)
+    check(returns, case.expected["returns"], dtype, "returns")
+
+
+def test_nstep_returns(case: Case, dtype: torch.dtype) -> None:
+    out = ops.n_step_returns(n=case.params["n"], **episodes(case, dtype))
+    check(out.reward, case.expected["returns"], dtype, "returns")
+    check(out.discount, case.expected["bootstrap_discount"], dtype, "bootstrap_discount")
+    steps = 1 + out.last - torch.arange(len(out.last)).unsqueeze(1)
+    assert steps.tolist() == case.expected["n_actual"]
+    assert out.full.int().tolist() == case.expected["full"]
+    target = out.target(case.tensors(dtype)["next_values"])
+    check(target, case.expected["targets"], dtype, "targets")
+
+
+def test_ppo_losses(case: Case, dtype: torch.dtype) -> None:
+    x, p = case.tensors(dtype), case.params
+    logits, value = x["new_logits"].requires_grad_(), x["new_values"].requires_grad_()
+    policy = ops.Categorical(logits)
+    old_log_prob = ops.Categorical(x["old_logits"]).log_prob(x["actions"])
+    log_ratio = policy.log_prob(x["actions"]) - old_log_prob
+    advantage = x["advantages"]
+    if p["normalize_advantage"]:
+        advantage = ops.standardise(advantage)
+    if p["value_clip"] is None:
+        value_loss = ops.baseline_loss(value, x["returns"])
+    else:
+        old_value, target = x["old_values"], x["returns"]
+        value_loss = ops.clipped_baseline_loss(value, old_value, target, p["value_clip"])
+    losses = {
+        "policy_loss": ops.clipped_surrogate_loss(log_ratio, advantage, p["clip_coef"]).mean(),
+        "value_loss": value_loss.mean(),
+        "entropy": policy.entropy().mean(),
+    }
+    policy_loss, vf_loss, entropy = losses.values()
+    total = policy_loss + p["vf_coef"] * vf_loss - p["ent_coef"] * entropy
+    total.backward()
+    computed = {
+        **losses,
+        "old_log_probs": old_log_prob,
+        "ratio": log_ratio.exp(),
+        "total_loss": total,
+        "grad_new_logits": logits.grad,
+        "grad_new_values": value.grad,
+        "approx_kl_k1": -log_ratio.mean(),
+        "approx_kl_k3": ops.approximate_kl(log_ratio).mean(),
+        "clipfrac": ((log_ratio.exp() - 1).abs() > p["clip_coef"]).to(dtype).mean(),
+    }
+    assert computed.keys() == case.expected.keys()
+    for name, expected in case.expected.items():
+        check(computed[name], expected, dtype, name)
+
+
+def test_reward_normalization(case: Case, dtype: torch.dtype) -> None:
+    x, p = case.tensors(dtype), case.params
+    rewards, dones = x["rewards"], x["dones"]
+    moments = ops.initial_moments(1, samples=1e-4)
+    returns, first = torch.zeros_like(rewards[:1]), torch.zeros_like(dones[:1])
+    normalised = []
+    for reward, done in zip(rewards.split(1), dones.split(1), strict=True):
+        returns = ops.discounted_sums(reward, first, p["gamma"], start=returns[-1])
+        moments = ops.merge(moments, ops.batch_sums(returns.reshape(-1, 1), moments.mean))
+        std = (moments.var + p["epsilon"]).sqrt().to(dtype)
+        normalised.append((reward / std).clamp(-p["clip"], p["clip"]))
+        first = done
+    check(torch.cat(normalised), case.expected["normalized"], dtype, "normalized")
+    # The moments are float64 whatever the rewards are.
+    check(moments.samples.item(), case.expected["final_count"], dtype, "final_count")
+    check(moments.mean.item(), case.expected["final_mean"], dtype, "final_mean")
+    check(moments.var.item(), case.expected["final_var"], dtype, "final_var")
+
+
 def test_distributions(case: Case, dtype: torch.dtype) -> None:
     x = case.tensors(dtype)
     one, two = ops.Categorical(x["logits"]), ops.Categorical(x["logits2"])
@@ -168,6 +266,12 @@ def test_misc(case: Case, dtype: torch.dtype) -> None:
     norm = ops.clip_grad_norm([param], p["max_norm"])
     check(norm, case.expected["grad_norm"], dtype, "grad_norm")
     check(param.grad, case.expected["clipped_grad"], dtype, "clipped_grad")
+    moments = ops.initial_moments(len(case.expected["running_mean"]))
+    for batch in case.inputs["batches"]:
+        moments = ops.merge(moments, ops.batch_sums(torch.tensor(batch, dtype=dtype), moments.mean))
+    check(moments.mean.numpy(), case.expected["running_mean"], dtype, "running_mean")
+    variance = "running_var_population"
+    check(moments.var.numpy(), case.expected[variance], dtype, variance)
 
 
 def test_every_operation_has_cases(pytestconfig: pytest.Config) -> None:

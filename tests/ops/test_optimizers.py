@@ -95,6 +95,30 @@ def test_nonsense_is_refused(bad: dict[str, float]) -> None:
         ops.RMSPropTF([param(1.0, 1.0)], **bad)
 
 
+@pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf", "adam"])
+def test_optimizers_by_name(name: str) -> None:
+    p, q = param(1.0, 0.3), param(1.0, 0.3)
+    common = {"lr": 0.01, "eps": 1e-3}
+    expected: torch.optim.Optimizer = {
+        "rmsprop": lambda: torch.optim.RMSprop([q], **common, alpha=0.9, momentum=0.5),
+        "rmsprop_tf": lambda: ops.RMSPropTF([q], **common, alpha=0.9, momentum=0.5),
+        "adam": lambda: torch.optim.Adam([q], **common),
+    }[name]()
+    generator = (x for x in [p])
+    made = ops.make_optimizer(name, generator, 0.01, epsilon=1e-3, alpha=0.9, momentum=0.5)
+    assert type(made) is type(expected)
+    for _ in range(3):
+        made.step()
+        expected.step()
+    assert p.item() != 1.0
+    assert p.item() == pytest.approx(q.item(), rel=1e-12)
+
+
+def test_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="rmsprop, rmsprop_tf or adam, got 'sgd'"):
+        ops.make_optimizer("sgd", [param(1.0, 1.0)], 0.1, epsilon=1e-3)
+
+
 @pytest.mark.parametrize("max_norm", [1.0, 4.9, 5.1])
 def test_clipping_scales_all_gradients_together(max_norm: float) -> None:
     a, b, c = param(0.0, 3.0), param(0.0, 4.0), param(0.0, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchbeast import ops
 from torchbeast.algorithms.gradients import sum_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree, rollout_spec, zero_rows
+from torchbeast.nets import NetworkConfig
 
 MAX_SKIPPED_UPDATES = 10  # in a row, before a run is called diverged
 
@@ -37,16 +38,31 @@ class Diverged(RuntimeError):
 class Algorithm(ABC):
     """Base of all algorithms: helpers only, no control flow.
 
-    A subclass sets ``config``, ``model``, ``needs`` and its optimizers, and writes ``act`` and
-    ``update``. It knows nothing of processes, buffers or logs.
+    A subclass names the dataclass of its settings (``Config``), sets ``config``, ``model``,
+    ``needs`` and its optimizers, and writes ``act`` and ``update``. It knows nothing of processes,
+    buffers or logs.
+
+    Args:
+        config: of type ``Config``; ``batch_size`` is this learner's share.
+        network: what the subclass builds its model from.
+        spec: what the environments show and take.
+        total_steps: environment steps of the whole run, for schedules.
     """
 
+    Config: ClassVar[Any]  # a frozen dataclass; its fields are flags
     config: Any
     spec: EnvSpec
     model: Any  # an nn.Module; Any, because torch types its members as Tensor | Module
     needs: Once
     device: torch.device = torch.device("cpu")
     _skipped_in_a_row = 0
+
+    def __init__(
+        self, config: Any, network: NetworkConfig, spec: EnvSpec, total_steps: int
+    ) -> None:
+        self.config = config
+        self.spec = spec
+        self.total_steps = total_steps
 
     @abstractmethod
     def act(

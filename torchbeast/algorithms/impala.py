@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Algorithm, Once, Update
+from torchbeast.algorithms.gradients import summed_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree
 
 
@@ -56,15 +57,22 @@ class Config:
 class Impala(Algorithm):
     """Actor-critic that corrects for the lag of its actors with V-trace."""
 
+    Config = Config
+
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
     ) -> None:
-        self.config = config
-        self.spec = spec
-        self.total_steps = total_steps
+        super().__init__(config, network, spec, total_steps)
         self.needs = Once(config.unroll_length, config.batch_size, config.max_lag)
-        self.model = nets.build(network, spec)
-        self.optimizer = make_optimizer(config, self.model)
+        self.model = nets.build(network, spec, config.discounting)
+        self.optimizer = ops.make_optimizer(
+            config.optimizer,
+            self.model.parameters(),
+            config.learning_rate,
+            alpha=config.alpha,
+            epsilon=config.epsilon,
+            momentum=config.momentum,
+        )
 
     def act(
         self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
@@ -88,11 +96,11 @@ class Impala(Algorithm):
         log_prob = policy.log_prob(now.action)
         with torch.no_grad():
             rho = (log_prob - behaviour_policy.log_prob(now.action)).exp() * valid
-        reward = nxt.reward.clamp(-1, 1) if c.reward_clipping == "abs_one" else nxt.reward
+        reward = nets.normalised_rewards(self.model, batch, summed_over_ranks)
         targets = ops.vtrace(
             v_tm1=value,
             v_t=output.value[1:],
-            r_t=reward,
+            r_t=reward.clamp(-1, 1) if c.reward_clipping == "abs_one" else reward,
             discount_t=c.discounting * nxt.discount,
             rho_tm1=rho,
             lambda_=c.vtrace_lambda,
@@ -108,6 +116,7 @@ class Impala(Algorithm):
         for group in self.optimizer.param_groups:
             group["lr"] = ops.linear(steps, self.total_steps, c.learning_rate)
         norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="sum")
+        nets.observe(self.model, batch, summed_over_ranks)
         return Update(
             {
                 "total_loss": loss,
@@ -118,17 +127,3 @@ class Impala(Algorithm):
                 "rho": rho.mean(),
             }
         )
-
-
-def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """Returns the optimizer that ``config`` names."""
-    parameters = list(model.parameters())
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, config.learning_rate, eps=config.epsilon, fused=True)
-    if config.optimizer == "rmsprop_tf":
-        return ops.RMSPropTF(
-            parameters, config.learning_rate, config.alpha, config.epsilon, config.momentum
-        )
-    return torch.optim.RMSprop(
-        parameters, config.learning_rate, config.alpha, config.epsilon, momentum=config.momentum
-    )

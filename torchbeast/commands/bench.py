@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from torchbeast import envs
-from torchbeast.commands.errors import UsageError, nearest
-from torchbeast.commands.flags import ALGORITHMS, train_config
-from torchbeast.nets.policy_value import choose
+from torchbeast.commands.errors import UsageError
+from torchbeast.commands.flags import train_config
+from torchbeast.nets import choose
 from torchbeast.runners import build
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.speed import Range, Speed, measure
@@ -34,20 +34,15 @@ def bench(arguments: Sequence[str]) -> int:
     """Returns 0 after ``torchbeast bench [ALGORITHM] [flags of train]`` printed the speeds."""
     rest = list(arguments)
     name = rest.pop(0) if rest and not rest[0].startswith("-") else "impala"
-    if name not in ALGORITHMS:
-        raise UsageError(
-            f"expected an algorithm ({', '.join(ALGORITHMS)}), got '{name}'; "
-            f"did you mean {nearest(name, ALGORITHMS)}?"
-        )
     own = _parser()
     if "-h" in rest or "--help" in rest:
         own.print_help()
     flags, others = own.parse_known_args(rest)
-    config = train_config("torchbeast bench", others)
+    config = train_config(name, f"torchbeast bench {name}", others)
     if config is None:
         return 0
     config = build.checked(config)
-    about = {"settings": _settings(name, config), "machine": _machine()}
+    about = {"settings": _settings(config), "machine": _machine()}
     progress = Console(stderr=True, quiet=flags.json or not sys.stderr.isatty())
     try:
         with progress.status("") as status:
@@ -76,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(algorithm: str, config: RunConfig) -> dict[str, Any]:
+def _settings(config: RunConfig) -> dict[str, Any]:
     """Returns the settings that speed depends on."""
     system, network = config.system, config.network
     return {
-        "algorithm": algorithm,
+        "algorithm": config.algo,
         "env": config.env.name,
         "network": choose(network.network, envs.spec(config.env).observation),
         "use_lstm": network.use_lstm,

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 import tyro
 
-from torchbeast import presets
+from torchbeast import algorithms, presets
 from torchbeast.commands.errors import UsageError, nearest
 from torchbeast.runners.config import RunConfig, load_config, save_config
 
 T = TypeVar("T")
-ALGORITHMS = {"impala": "Importance weighted actor-learner architecture (arXiv:1802.01561)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +37,18 @@ class TrainFlags:
     sources: Sources = dataclasses.field(default_factory=Sources)
 
 
-def train_config(program: str, arguments: Sequence[str]) -> RunConfig | None:
+def train_config(algorithm: str, program: str, arguments: Sequence[str]) -> RunConfig | None:
     """Returns the config that the flags mean; None if they only asked to save it.
 
     Raises:
-        UsageError: a preset or config file is unknown or wrong.
+        UsageError: the algorithm, a preset or a config file is unknown or wrong.
     """
+    try:
+        defaults = RunConfig(algorithm=algorithms.find(algorithm).Config())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     sources, env = _first_look(arguments)
-    base = _base(sources, env)
+    base = _base(defaults, sources, env)
     flags = parse(TrainFlags(base, sources), program, arguments)
     if flags.sources.save_config is not None:
         save_config(flags.run, pathlib.Path(flags.sources.save_config))
@@ -79,8 +82,7 @@ def _first_look(arguments: Sequence[str]) -> tuple[Sources, str]:
     return Sources(known.preset, tuple(known.config)), known.env
 
 
-def _base(sources: Sources, env: str | None) -> RunConfig:
-    base = RunConfig()
+def _base(base: RunConfig, sources: Sources, env: str | None) -> RunConfig:
     from_files = base
     try:
         for path in sources.config:
@@ -88,17 +90,16 @@ def _base(sources: Sources, env: str | None) -> RunConfig:
     except ValueError as error:
         raise UsageError(str(error)) from error
     name = env or from_files.env.env
-    if sources.preset == "auto":
-        preset = presets.for_env(name)
-    elif sources.preset == "none":
-        preset = None
+    known = presets.of(base.algo)
+    if sources.preset in ("auto", "none"):
+        preset = presets.for_env(base.algo, name) if sources.preset == "auto" else None
+    elif sources.preset in known:
+        preset = known[sources.preset]
     else:
-        preset = presets.by_name(sources.preset)
-        if preset is None:
-            raise UsageError(
-                f"expected --preset auto, none, or one of {', '.join(presets.names())}; got "
-                f"'{sources.preset}', nearest: {nearest(sources.preset, presets.names())}"
-            )
+        raise UsageError(
+            f"expected --preset {', '.join(['auto', 'none', *known])} for {base.algo}, got "
+            f"'{sources.preset}'; nearest: {nearest(sources.preset, ['none', *known])}"
+        )
     base = preset(base) if preset else base
     for path in sources.config:
         base = load_config(pathlib.Path(path), base)

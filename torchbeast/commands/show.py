@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torchbeast import envs, presets
+from torchbeast.algorithms import ALGORITHMS
 from torchbeast.commands.errors import UsageError, nearest
-from torchbeast.commands.flags import ALGORITHMS, parse
-from torchbeast.nets import NetworkConfig
+from torchbeast.commands.flags import parse
+from torchbeast.nets import NETWORKS
 from torchbeast.runners.config import RunConfig
 from torchbeast.tools import run_directory
 from torchbeast.tools.plot import plot_curves
@@ -87,25 +87,29 @@ def _environments() -> None:
 
 
 def _algorithms() -> None:
-    for name, description in ALGORITHMS.items():
-        print(f"  {name:24} {description}")
+    for name, algorithm in ALGORITHMS.items():
+        page = inspect.getmodule(algorithm)
+        print(f"  {name:24} {(inspect.getdoc(page) or '').splitlines()[0]}")
+    print("  path/to/file.py:Class    your own (docs/own_code.md)")
 
 
 def _presets() -> None:
-    for name in presets.names():
-        function = presets.by_name(name)
-        print(f"  {name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+    for algorithm in ALGORITHMS:
+        for name, function in presets.of(algorithm).items():
+            print(f"  {name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
 
 
 def _networks() -> None:
     described = {
-        "auto": "shallow for images of 36x36 and more, else mlp",
-        "shallow": "3 convolutions and 512 units",
+        "auto": "the one that fits the observations",
+        "shallow": "3 convolutions and 512 units, for images of 36x36 and more",
         "deep": "IMPALA's residual network, 15 convolutions and 256 units",
+        "small": "1 convolution and 128 units, for images like MinAtar's 10x10",
         "mlp": "fully connected layers of --hidden_sizes",
     }
-    for name in typing.get_args(typing.get_type_hints(NetworkConfig)["network"]):
+    for name in NETWORKS:
         print(f"  {name:24} {described[name]}; --use_lstm adds memory")
+    print("  path/to/file.py:Class    your own (docs/own_code.md)")
 
 
 def _runs(savedir: str) -> None:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchbeast.commands.errors import UsageError, nearest
-from torchbeast.commands.flags import ALGORITHMS, parse, train_config
+from torchbeast.algorithms import ALGORITHMS
+from torchbeast.commands.errors import UsageError
+from torchbeast.commands.flags import parse, train_config
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.build import checked
 from torchbeast.runners.config import RunConfig, load_config, to_dict
@@ -22,17 +23,17 @@ from torchbeast.tools.run_directory import RunDirectory, expand, find_run
 
 def train(arguments: Sequence[str]) -> int:
     """Returns the exit code of ``torchbeast train ALGORITHM [flags]``."""
+    names = ", ".join(ALGORITHMS)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise UsageError(f"expected an algorithm first: {', '.join(ALGORITHMS)}")
-    name, rest = arguments[0], list(arguments[1:])
+        raise UsageError(f"expected an algorithm first: {names}, or path/to/file.py:Class")
+    name, *rest = arguments
     if name in ("-h", "--help"):
-        name, rest = "impala", ["--help"]
-    if name not in ALGORITHMS:
-        raise UsageError(
-            f"expected an algorithm ({', '.join(ALGORITHMS)}), got '{name}'; "
-            f"did you mean {nearest(name, ALGORITHMS)}?"
+        print(
+            f"usage: torchbeast train ALGORITHM [flags]\n\nALGORITHM is one of {names}, or your own "
+            f"(path/to/file.py:Class).\nIts flags: torchbeast train ppo --help"
         )
-    config = train_config(f"torchbeast train {name}", rest)
+        return 0
+    config = train_config(name, f"torchbeast train {name}", rest)
     return 0 if config is None else launch(config)
 
 
@@ -112,10 +113,16 @@ def _prepare_directory(config: RunConfig) -> bool:
 
 
 def _refuse_other_shapes(path: Path, config: RunConfig) -> None:
-    """Raises UsageError if the run was of another environment or network."""
+    """Raises UsageError if the run was of another algorithm, environment or network."""
     if not (path / "config.yaml").is_file():
         return
-    before, now = to_dict(config_of(path)), to_dict(config)
+    saved = config_of(path)
+    if saved.algo != config.algo:
+        raise UsageError(
+            f"expected the algorithm {saved.algo} as in the run {path.name}, got {config.algo}; "
+            f"choose another --xpid, or --restart fresh"
+        )
+    before, now = to_dict(saved), to_dict(config)
     for group in ("env", "network"):
         for name, value in now[group].items():
             old = before[group].get(name)

@@ -32,8 +32,6 @@ class Slot:
     def __init__(
         self, spec: Rollout, unroll_length: int, batch_size: int, memory: Any = None
     ) -> None:
-        self.unroll_length = unroll_length
-        self.batch_size = batch_size
         own = memory is None
         if own:
             memory = bytearray(self.num_bytes(spec, unroll_length, batch_size))
@@ -45,14 +43,19 @@ class Slot:
             array = np.ndarray(shape, leaf.dtype, memory, offset)
             offset += aligned(array.nbytes)
             arrays.append(array)
-        self.arrays = Rollout(*optree.tree_unflatten(treedef, arrays))
-        self.rollout = Rollout(*tree_map(torch.from_numpy, tuple(self.arrays)))
-        self._rows = [self.rollout.rows(slice(t, t + 1)) for t in range(unroll_length + 1)]
-        # The hot loop writes through these flat lists: a tree map costs 10 times as much.
-        self._arrival = tree_leaves(tuple(self.arrays[:5]))
-        self._answer = tree_leaves(tuple(self.arrays[5:7]))
+        self._show(Rollout(*optree.tree_unflatten(treedef, arrays)))
         if own:
             self.fill_magic()
+
+    def _show(self, arrays: Rollout) -> None:
+        self.arrays = arrays
+        self.unroll_length = len(arrays.reward) - 1
+        self.batch_size = len(arrays.version)
+        self.rollout = Rollout(*tree_map(torch.from_numpy, tuple(arrays)))
+        self._rows = [self.rollout.rows(slice(t, t + 1)) for t in range(self.unroll_length + 1)]
+        # The hot loop writes through these flat lists: a tree map costs 10 times as much.
+        self._arrival = tree_leaves(tuple(arrays[:5]))
+        self._answer = tree_leaves(tuple(arrays[5:7]))
 
     @staticmethod
     def num_bytes(spec: Rollout, unroll_length: int, batch_size: int) -> int:
@@ -67,6 +70,12 @@ class Slot:
     def row(self, t: int) -> Rollout:
         """Returns row t as a rollout of rows [1, B]."""
         return self._rows[t]
+
+    def columns(self, index: slice) -> Slot:
+        """Returns the slot of the environments in ``index``, over the memory of this one."""
+        part = object.__new__(Slot)
+        part._show(self.arrays.columns(index))
+        return part
 
     def write_arrival(self, t: int, leaves: list[Any]) -> None:
         """Writes what came: the leaves of (obs, reward, discount, first, prev_action), each [B]."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torchbeast.data import EnvSpec
 from torchbeast.envs import atari, registry
-from torchbeast.envs.gym import GymEnv, fixed_shape
+from torchbeast.envs.gym import GymEnv
+from torchbeast.envs.native import NativeEnv
 from torchbeast.envs.registry import EnvConfig, UnknownEnvironment, groups, names
 from torchbeast.envs.vector import Arrival, EnvError, Episode, Step, VectorEnv, env_seeds
+from torchbeast.envs.wrappers import fixed_shape
 
 __all__ = [
     "Arrival",
@@ -51,8 +53,10 @@ def make(
     if config.env_backend == "envpool":
         from torchbeast.envs.envpool import EnvpoolEnv
 
+        _check_mask(config)
         return EnvpoolEnv(config, num_envs, seed, threads)
     if _native_atari(config):
+        _check_mask(config)
         return atari.AtariEnv(
             registry.find(config.env), num_envs, seed, threads, config.life_loss, config.env_kwargs
         )
@@ -61,13 +65,17 @@ def make(
         from torchbeast.envs.processes import ProcessEnv
 
         return ProcessEnv(config, spec(config), num_envs, seed)
+    together = registry.native_vector(config)
+    if together is not None and not render:  # a native vector cannot draw only environment 0
+        return NativeEnv(together, num_envs, seed)
     seeds = env_seeds(seed, num_envs)
     return GymEnv(lambda: registry.single_env(config, render), seeds, config.name)
 
 
 def spec(config: EnvConfig) -> EnvSpec:
     """Returns what one environment shows and takes; makes one and closes it."""
-    if config.env_backend == "envpool" or _native_atari(config):
+    native = _native_atari(config) or registry.native_vector(config) is not None
+    if config.env_backend == "envpool" or native:
         vector = make(config, 1, 0, num_threads=1)
         vector.close()
         return vector.spec
@@ -79,6 +87,14 @@ def spec(config: EnvConfig) -> EnvSpec:
 
 def _native_atari(config: EnvConfig) -> bool:
     return config.env_backend == "auto" and registry.is_atari(config)
+
+
+def _check_mask(config: EnvConfig) -> None:
+    if config.action_mask == "info":
+        raise ValueError(
+            f"expected an environment written in Python for --action_mask=info, got {config.name} "
+            f"stepped by C++; --env_backend=gymnasium steps it in Python"
+        )
 
 
 def _check_python(config: EnvConfig, num_envs: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from torchbeast.data import EnvSpec, Tree
+from torchbeast.envs.picture import enlarged
 from torchbeast.envs.vector import Step, VectorEnv, env_seeds
 
 ENTRY_POINT = "ale_py.env:AtariEnv"
@@ -89,11 +90,7 @@ class AtariEnv(VectorEnv):
         """
         if self._obs is None:
             raise ValueError("expected reset() before render()")
-        picture = self._obs[0, -1]
-        if picture.ndim == 2:
-            picture = np.repeat(picture[:, :, None], 3, 2)
-        times = -(-336 // min(picture.shape[:2]))
-        return picture.repeat(times, 0).repeat(times, 1)
+        return enlarged(self._obs[0, -1])
 
     def close(self) -> None:
         """Ends the games and their threads."""

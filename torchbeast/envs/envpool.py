@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from torchbeast.data import EnvSpec, Tree
@@ -19,8 +21,12 @@ FRAMES_PER_STEP = 4
 class EnvpoolEnv(VectorEnv):
     """B environments of envpool; Atari by the same two protocols as ``AtariEnv``.
 
+    Names are those of ``envpool.list_all_envs()``, such as ``HalfCheetah-v5`` (as in Gymnasium)
+    and ``CheetahRun-v1`` (dm_control), or an Atari game's in Gymnasium's registry.
+
     Seeds count in the constructor only, so a second ``reset`` goes on with the same random
-    numbers. envpool's Atari differs from ale-py's in small things (its no-ops, its resize).
+    numbers. envpool's Atari differs from ale-py's in small things (its no-ops, its resize),
+    and MiniGrid's text ``mission`` comes as 96 bytes.
 
     Args:
         config: which environments; ``env_kwargs`` override envpool's own.
@@ -36,20 +42,22 @@ class EnvpoolEnv(VectorEnv):
             raise UnknownEnvironment(
                 '--env_backend=envpool needs envpool: pip install "torchbeast[envpool]"'
             ) from error
-        task, protocol = _task(config)
-        if task not in envpool.list_all_envs():
-            raise UnknownEnvironment(
-                f"expected an environment of envpool, got {task!r}; --env_backend=auto may know it"
+        task, protocol = _task(config, envpool.list_all_envs())
+        try:
+            self._pool = envpool.make(
+                task,
+                env_type="gymnasium",
+                num_envs=num_envs,
+                num_threads=num_threads,
+                seed=seed % 2**31,
+                **(protocol | config.env_kwargs),
             )
-        self._pool = envpool.make(
-            task,
-            env_type="gymnasium",
-            num_envs=num_envs,
-            num_threads=num_threads,
-            seed=seed % 2**31,
-            **(protocol | config.env_kwargs),
-        )
-        spec = EnvSpec(self._pool.observation_space, self._pool.action_space)
+        except TypeError as error:
+            raise ValueError(
+                f"expected --env_kwargs that envpool's {task} takes, got {config.env_kwargs}: "
+                f"{error}"
+            ) from error
+        spec = EnvSpec(_repaired(self._pool.observation_space), self._pool.action_space)
         super().__init__(spec, num_envs, config.name)
         self.spec.action.seed(seed)
         self._ids = np.arange(num_envs, dtype=np.int32)
@@ -80,13 +88,21 @@ class EnvpoolEnv(VectorEnv):
         return Step(obs, reward, terminated, truncated, lost)
 
 
-def _task(config: EnvConfig) -> tuple[str, dict[str, Any]]:
+def _task(config: EnvConfig, known: list[str]) -> tuple[str, dict[str, Any]]:
     """Returns envpool's name and arguments for what the configuration means."""
-    if not registry.is_atari(config):
+    registered = _atari(config) if config.name not in known else None
+    if registered is None:
         if config.life_loss:
-            raise ValueError(f"expected an Atari game for --life_loss, got {config.name}")
+            raise ValueError(
+                f"expected an Atari game like PongNoFrameskip-v4 for --life_loss, got {config.name}"
+            )
+        if config.name not in known:
+            nearest = difflib.get_close_matches(config.name, known, 3, cutoff=0)
+            raise UnknownEnvironment(
+                f"expected an environment of envpool, got {config.name!r}; the nearest are "
+                f"{', '.join(nearest)}; --env_backend=auto may know it"
+            )
         return config.name, {}
-    registered: Registered = registry.find(config.env)
     kwargs = atari.protocol(registered, {})
     game = re.sub(r"^ALE/|NoFrameskip(?=-)", "", registered.id)
     return re.sub(r"-v\d+$", "-v5", game), {
@@ -99,3 +115,25 @@ def _task(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         "stack_num": 4,
         "frame_skip": FRAMES_PER_STEP,
     }
+
+
+def _atari(config: EnvConfig) -> Registered | None:
+    try:
+        return registry.find(config.env) if registry.is_atari(config) else None
+    except UnknownEnvironment:  # Gymnasium's nearest names are of no use here
+        return None
+
+
+def _repaired(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Returns an observation space as what comes: envpool's own is wrong about some."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _repaired(sub) for key, sub in space.spaces.items()})
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n), start=int(space.start), dtype=np.int32)
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        # dm_control's "no bound" is the smallest positive number for the lower one.
+        numbers = np.finfo(space.dtype)
+        low = np.where(space.low == numbers.tiny, -np.inf, space.low)
+        high = np.where(space.high == numbers.max, np.inf, space.high)
+        return spaces.Box(low, high, space.shape, space.dtype.type)
+    return space

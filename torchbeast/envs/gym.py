@@ -7,13 +7,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TransformAction
 
-from torchbeast.data import EnvSpec, Tree, array_specs
+from torchbeast.data import EnvSpec, Tree
 from torchbeast.envs import snapshot
+from torchbeast.envs.picture import enlarged
 from torchbeast.envs.vector import EnvError, Step, VectorEnv
+from torchbeast.envs.wrappers import fixed_shape
+
+TINY = 32  # pixels: a picture with a shorter side shows cells rather than a scene
 
 
 class GymEnv(VectorEnv):
@@ -31,7 +33,7 @@ class GymEnv(VectorEnv):
     def __init__(
         self, make_one: Callable[[], gymnasium.Env[Any, Any]], seeds: Sequence[int], name: str
     ) -> None:
-        self._vector = SyncVectorEnv(
+        self._vector = Vector(
             [lambda: fixed_shape(make_one())] * len(seeds),
             copy=False,  # rows are copied into a slot before the next step
             autoreset_mode=AutoresetMode.NEXT_STEP,
@@ -52,7 +54,7 @@ class GymEnv(VectorEnv):
                 f"expected {self.name} to draw an rgb_array, got render_mode={env.render_mode!r}; "
                 f"make it with render=True (a function takes render_mode='rgb_array' then)"
             )
-        return picture
+        return enlarged(picture) if min(picture.shape[:2]) < TINY else picture
 
     def close(self) -> None:
         """Closes the environments."""
@@ -69,10 +71,12 @@ class GymEnv(VectorEnv):
         return Step(*self._guard(lambda: self._vector.step(self._action))[:4])
 
     def _snapshot(self) -> dict[str, Any] | None:
-        return snapshot.capture(self._vector)
+        state = snapshot.capture(self._vector.envs)
+        return state and state | {"autoreset": self._vector._autoreset_envs.tolist()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        snapshot.restore(self._vector, state)
+        snapshot.restore(self._vector.envs, state)
+        self._vector._autoreset_envs = np.array(state["autoreset"], bool)
         self._seeds = None
 
     def _guard(self, function: Callable[[], Any]) -> Any:
@@ -82,62 +86,13 @@ class GymEnv(VectorEnv):
             raise EnvError(f"{self.name} raised {type(error).__name__}: {error}") from error
 
 
-class DropUnsupported(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """The environment without the entries of its Dict observations that have no fixed shape."""
+class Vector(SyncVectorEnv[Any, Any]):
+    """Gymnasium's loop over environments, without the gathering of ``info``, which nobody reads.
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        assert isinstance(space, spaces.Dict)
-        self.observation_space = spaces.Dict(
-            {key: sub for key, sub in space.spaces.items() if _has_fixed_shape(sub)}
-        )
-        self._keys = list(self.observation_space.spaces)
-
-    def observation(self, observation: Any) -> Any:
-        """Returns the entries of ``observation`` that are kept."""
-        return {key: observation[key] for key in self._keys}
-
-
-def fixed_shape(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns ``env`` with observations of fixed shape and actions that count from 0.
-
-    Entries of a Dict observation that have no fixed shape are left out.
-
-    Raises:
-        ValueError: nothing of fixed shape is left.
+    That takes a tenth of the time of MuJoCo, and fails where environments disagree in it.
     """
-    space = env.observation_space
-    if isinstance(space, spaces.Dict):
-        kept = [key for key, sub in space.spaces.items() if _has_fixed_shape(sub)]
-        if kept and len(kept) < len(space.spaces):
-            env = DropUnsupported(env)
-    env = _from_zero(env)
-    for each in (env.observation_space, env.action_space):
-        try:
-            array_specs(each)
-        except ValueError:
-            env.close()
-            raise
-    return env
 
-
-def _from_zero(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    space = env.action_space
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete) or not np.any(space.start):
-        return env
-    start, dtype = space.start, space.dtype
-    counted = (
-        spaces.Discrete(int(space.n))
-        if isinstance(space, spaces.Discrete)
-        else spaces.MultiDiscrete(space.nvec)
-    )
-    return TransformAction(env, lambda action: (action + start).astype(dtype), counted)
-
-
-def _has_fixed_shape(space: spaces.Space[Any]) -> bool:
-    try:
-        array_specs(space)
-    except ValueError:
-        return False
-    return True
+    def _add_info(
+        self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
+    ) -> dict[str, Any]:
+        return vector_infos

@@ -79,9 +79,10 @@ class Encoder:
 
     def _encode_object(self, value: Any) -> dict[str, Any]:
         cls = type(value)
+        if isinstance(value, gymnasium.Env) or not written_in_python(cls):
+            raise NotPlain(value)
         name = class_name(cls)
-        own = not isinstance(value, gymnasium.Env) and written_in_python(cls)
-        if not own or _find_class(name, self._packages) is not cls:
+        if _find_class(name, self._packages) is not cls:
             raise NotPlain(value)
         return {TAG: "object", "class": name, "state": self._pairs(vars(value))}
 

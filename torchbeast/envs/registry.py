@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
-import pathlib
+import logging
 import re
-import sys
-import zlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
+import yaml
 from gymnasium.envs.registration import EnvSpec as Registered
 
-from torchbeast.envs import atari
+from torchbeast import user_code
+from torchbeast.envs import atari, native
+from torchbeast.envs.wrappers import InfoMask
+
+log = logging.getLogger("torchbeast")
 
 # How a name or an entry point shows which package it needs, and what installs it.
 PACKAGES = [
     (r"^ALE/|NoFrameskip-v\d+$", "ale_py", "torchbeast[atari]"),
     (r"^(MiniGrid|BabyAI)-", "minigrid", "torchbeast[minigrid]"),
-    (r"box2d", "Box2D", "gymnasium[box2d]"),
-    (r"mujoco", "mujoco", "gymnasium[mujoco]"),
+    (r"^MinAtar/", "minatar", "torchbeast[minatar]"),
+    (r"box2d", "Box2D", "torchbeast[box2d]"),
+    (r"mujoco", "mujoco", "torchbeast[mujoco]"),
+    (r"mujoco", "imageio", "torchbeast[mujoco]"),
+]
+MINATAR = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+
+
+def parse_arguments(texts: list[str]) -> dict[str, Any]:
+    """Returns the values, read as YAML, by the names of texts like ``size=8``."""
+    pairs = [text.partition("=") for text in texts]
+    wrong = [text for text, (name, equals, _) in zip(texts, pairs, strict=True) if not equals]
+    if wrong or not all(name.isidentifier() for name, _, _ in pairs):
+        raise ValueError(f"expected NAME=VALUE, got {' '.join(wrong or texts)}")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+Arguments = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=parse_arguments,
+        is_instance=lambda x: isinstance(x, dict),
+        str_from_instance=lambda x: [f"{name}={value}" for name, value in x.items()],
+    ),
 ]
 
 
@@ -35,8 +63,9 @@ class EnvConfig:
 
     env: str = "PongNoFrameskip-v4"
     """An id of Gymnasium, `module:function` or `path/to/file.py:function`."""
-    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Arguments of the environment, of the function, or of ale-py's AtariVectorEnv."""
+    env_kwargs: Arguments = dataclasses.field(default_factory=dict)
+    """Arguments of the environment, of the function, or of ale-py's AtariVectorEnv, as
+    `size=8 wind=true`."""
     env_workers: int = 0
     """Processes that step Python environments; 0 steps them in this process."""
     env_threads: int = 0
@@ -45,6 +74,9 @@ class EnvConfig:
     """A lost life ends the training episode (Atari); returns stay those of full games."""
     env_backend: Literal["auto", "gymnasium", "envpool"] = "auto"
     """What steps them: the fastest installed, plain Gymnasium, or envpool."""
+    action_mask: Literal["obs", "info"] = "obs"
+    """Where the mask of allowed actions is, if any: in a Dict observation, or in Gymnasium's
+    `info`; under `action_mask` either way."""
     factory: Annotated[Callable[..., gymnasium.Env[Any, Any]] | None, tyro.conf.Suppress] = None
     """A function that makes one environment, from Python; in place of `env`."""
 
@@ -61,11 +93,16 @@ class UnknownEnvironment(ValueError):
 
 
 def single_env(config: EnvConfig, render: bool = False) -> gymnasium.Env[Any, Any]:
-    """Returns one environment of Gymnasium, as its author made it.
+    """Returns one environment of Gymnasium, as its author made it but for ``action_mask``.
 
     Raises:
         UnknownEnvironment: nothing has the name ``config.env``.
     """
+    env = _made(config, render)
+    return InfoMask(env) if config.action_mask == "info" else env
+
+
+def _made(config: EnvConfig, render: bool) -> gymnasium.Env[Any, Any]:
     kwargs = dict(config.env_kwargs)
     function = config.factory or _function(config.env)
     if function is not None:
@@ -79,6 +116,8 @@ def single_env(config: EnvConfig, render: bool = False) -> gymnasium.Env[Any, An
     if render:
         kwargs["render_mode"] = "rgb_array"
     try:
+        if ".mujoco." in str(registered.entry_point):
+            _log_mujoco()
         # The checker warns about what array_specs and the contract refuse or allow themselves.
         return gymnasium.make(registered, disable_env_checker=True, **kwargs)
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
@@ -121,9 +160,23 @@ def groups() -> dict[str, list[str]]:
 
 def is_atari(config: EnvConfig) -> bool:
     """Returns whether ale-py's own vector can step these environments."""
+    registered = _registered(config)
+    return registered is not None and registered.entry_point == atari.ENTRY_POINT
+
+
+def native_vector(config: EnvConfig) -> Registered | None:
+    """Returns the entry of the registry whose own vector can step these environments, or None."""
+    asked = config.env_kwargs or config.env_workers or config.action_mask == "info"
+    if asked or config.env_backend != "auto":
+        return None
+    registered = _registered(config)
+    return registered if registered is not None and native.steps_together(registered) else None
+
+
+def _registered(config: EnvConfig) -> Registered | None:
     if config.factory is not None or _function(config.env) is not None:
-        return False
-    return find(config.env).entry_point == atari.ENTRY_POINT
+        return None
+    return find(config.env)
 
 
 def _group(registered: Registered) -> str | None:
@@ -134,8 +187,8 @@ def _group(registered: Registered) -> str | None:
         kwargs = registered.kwargs
         fixed_skip = isinstance(kwargs["frameskip"], int)
         return "atari" if fixed_skip and kwargs.get("obs_type", "rgb") == "rgb" else None
-    if ".phys2d." in entry or ".tabular." in entry:
-        return None  # these need JAX
+    if any(part in entry for part in native.JAX):
+        return None
     if entry.startswith("gymnasium.envs."):
         return entry.split(".")[2]
     return entry.split(".")[0].split(":")[0]
@@ -149,6 +202,27 @@ def _register() -> None:
     for package in ("ale_py", "minigrid"):
         if importlib.util.find_spec(package) is not None:
             gymnasium.register_envs(importlib.import_module(package))
+    if importlib.util.find_spec("minatar") is not None:
+        _register_minatar()
+
+
+def _register_minatar() -> None:
+    # As minatar.gym does it, but that takes two seconds to import (it draws with seaborn).
+    for game in MINATAR:
+        for version in (0, 1):  # of six actions, and of those that the game has a use for
+            name = f"MinAtar/{game.title().replace('_', '')}-v{version}"
+            if name not in gymnasium.registry:
+                kwargs = {"game": game, "use_minimal_action_set": version == 1}
+                gymnasium.register(name, entry_point="minatar.gym:BaseEnv", kwargs=kwargs)
+
+
+def _log_mujoco() -> None:
+    """Sends MuJoCo's warnings to the log, each once; it writes a file beside the user's else."""
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        say = functools.cache(lambda text: log.warning("MuJoCo: %s", text))
+        mujoco.set_mju_user_warning(say)
 
 
 def _install_hint(text: str) -> str:
@@ -160,56 +234,18 @@ def _install_hint(text: str) -> str:
 
 def _function(name: str) -> Callable[..., Any] | None:
     """Returns the function that ``module:function`` or ``file.py:function`` names, else None."""
-    module_name, colon, attribute = name.rpartition(":")
-    if not colon:
+    if not user_code.is_reference(name):
         return None
-    if module_name.endswith(".py"):
-        module = _module_of_file(pathlib.Path(module_name))
-    else:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise UnknownEnvironment(
-                f"expected module:function, got {name!r}: {error}; is the module on the path?"
-            ) from error
-    function = getattr(module, attribute, None)
-    if function is None and name in _after_import(name, attribute):
-        return None
-    if not callable(function):
-        raise UnknownEnvironment(
-            f"expected a function {attribute!r} in {module_name}, got {function!r}"
-        )
-    return function
-
-
-def _after_import(name: str, attribute: str) -> set[str]:
-    # Gymnasium's own meaning of the colon: import the module, which registers the id.
-    return {name} if attribute in gymnasium.registry else set()
-
-
-def _module_of_file(path: pathlib.Path) -> Any:
-    if not path.is_file():
-        raise UnknownEnvironment(f"expected a Python file, got {str(path)!r}, which does not exist")
-    # Known under a name of its own: dataclasses and snapshots look their module up. Loaded once.
-    path = path.resolve()
-    name = f"torchbeast_file_{path.stem}"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ != str(path):
-        name = f"{name}_{zlib.crc32(str(path).encode()):x}"
-        known = sys.modules.get(name)
-    if known is not None:
-        return known
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        function = user_code.load(name)
+    except ValueError as error:
+        # Gymnasium's own meaning of the colon: import the module, which registers the id.
+        if name.rpartition(":")[2] in gymnasium.registry:
+            return None
+        raise UnknownEnvironment(str(error)) from error
+    if not callable(function):
+        raise UnknownEnvironment(f"expected a function {name!r}, got {function!r}")
+    return function
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:

@@ -12,14 +12,13 @@ State outside attributes, such as the global generator of ``numpy.random``, is n
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec as Registered
-from gymnasium.vector import SyncVectorEnv
 
 from torchbeast.envs.plain import TAG, Decoder, Encoder, NotPlain, class_name, written_in_python
 
@@ -27,34 +26,32 @@ from torchbeast.envs.plain import TAG, Decoder, Encoder, NotPlain, class_name, w
 DRAWING = {"screen", "clock", "surf", "window", "viewer", "renderer"}
 
 
-def capture(vector: SyncVectorEnv[Any, Any]) -> dict[str, Any] | None:
+def capture(envs: Sequence[Any]) -> dict[str, Any] | None:
     """Returns the state of the environments, or None if one of them cannot say it.
 
     The result is plain data: ``torch.load(weights_only=True)`` reads it back.
     """
     try:
-        envs = [_capture_env(env) for env in vector.envs]
+        return {"envs": [_capture_env(env) for env in envs]}
     except NotPlain:
         return None
-    return {"envs": envs, "autoreset": vector._autoreset_envs.tolist()}
 
 
-def restore(vector: SyncVectorEnv[Any, Any], state: dict[str, Any]) -> None:
+def restore(envs: Sequence[Any], state: dict[str, Any]) -> None:
     """Puts environments made in the same way into a captured state.
 
     Raises:
         ValueError: these are other environments than the captured ones.
     """
-    if len(state["envs"]) != len(vector.envs):
-        raise ValueError(
-            f"expected a snapshot of {len(vector.envs)} environments, got {len(state['envs'])}"
-        )
-    for env, layers in zip(vector.envs, state["envs"], strict=True):
+    expected = [[class_name(type(layer)) for layer in _layers(env)] for env in envs]
+    came = [[layer["class"] for layer in layers] for layers in state["envs"]]
+    if expected != came:
+        raise ValueError(f"expected a snapshot of {expected[0]}, got one of {came[0]}")
+    for env, layers in zip(envs, state["envs"], strict=True):
         _restore_env(env, layers)
-    vector._autoreset_envs = np.array(state["autoreset"], bool)
 
 
-def _capture_env(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
+def _capture_env(env: Any) -> list[dict[str, Any]]:
     layers = list(_layers(env))
     encoder = Encoder(layers)
     result = []
@@ -80,12 +77,8 @@ def _capture_attributes(layer: Any, encoder: Encoder) -> dict[str, Any]:
     return attributes
 
 
-def _restore_env(env: gymnasium.Env[Any, Any], saved: list[dict[str, Any]]) -> None:
+def _restore_env(env: Any, saved: list[dict[str, Any]]) -> None:
     layers = list(_layers(env))
-    expected = [class_name(type(layer)) for layer in layers]
-    came = [layer["class"] for layer in saved]
-    if expected != came:
-        raise ValueError(f"expected a snapshot of {expected}, got one of {came}")
     decoder = Decoder(layers)
     for layer, state in zip(layers, saved, strict=True):
         if "custom" in state:
@@ -99,7 +92,7 @@ def _restore_env(env: gymnasium.Env[Any, Any], saved: list[dict[str, Any]]) -> N
                 vars(layer)[name] = decoder.decode(value)
 
 
-def _layers(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
+def _layers(env: Any) -> Iterator[Any]:
     yield env
     while isinstance(env, gymnasium.Wrapper):
         env = env.env

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,18 @@ class Actor:
 
     def collect(self, slot: Slot) -> None:
         """Fills ``slot``: T + 1 rows, of which the last is answered in the next rollout."""
+        self.policy.refresh()
+        for _ in self.turns(slot):
+            pass
+
+    def turns(self, slot: Slot) -> Generator[None, None, None]:
+        """Yields while the environments step, for others to be answered; fills ``slot``.
+
+        The weights are those of the last ``refresh``. However it ends, the environments have
+        been heard out: the next rollout goes on with the newest row.
+        """
         if not self._arrival:
             self._arrival = self._leaves(self.env.reset(), self._no_action)
-        self.policy.refresh()
         slot.write_start(self.policy.state, self.policy.version)
         for t in range(slot.unroll_length):
             if self._on_row is not None:
@@ -49,7 +58,10 @@ class Actor:
             action, extras = self.policy.answer(slot.row(t))
             slot.write_answer(t, tree_leaves((action, extras)))
             self.env.send(action)
-            self._arrival = self._leaves(self.env.recv(), action)
+            try:
+                yield
+            finally:
+                self._arrival = self._leaves(self.env.recv(), action)
         slot.write_arrival(slot.unroll_length, self._arrival)
         slot.end()
 

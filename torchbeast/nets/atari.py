@@ -1,4 +1,4 @@
-"""The two convolutional networks of IMPALA (arXiv:1802.01561, figure 3), for any image size."""
+"""Convolutional networks for any image size: IMPALA's two (arXiv:1802.01561), and a small one."""
 
 from __future__ import annotations
 
@@ -106,6 +106,12 @@ def deep_torso(channels: int, height: int, width: int) -> ConvTorso:
         before = after
     convs = nn.Sequential(*layers, nn.ReLU(inplace=True))
     return ConvTorso(convs, (channels, height, width), 256, max(channels, 16))
+
+
+def small_torso(channels: int, height: int, width: int) -> ConvTorso:
+    """Returns one convolution and 128 units, the network of MinAtar (arXiv:1903.03176)."""
+    convs = nn.Sequential(FrameConv(channels, 16, 3), nn.ReLU(inplace=True))
+    return ConvTorso(convs, (channels, height, width), 128, max(channels, 16))
 
 
 def _to_float(frames: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from torchbeast.data import Tree
 
-MIN_IMAGE_SIDE = 36  # pixels; a smaller one leaves nothing behind the shallow convolutions
-
 Path = tuple[Any, ...]  # dict keys and tuple indices that lead to a leaf
 Torso = Callable[[int, int, int], nn.Module]  # (channels, height, width) -> [N, C, H, W] -> [N, F]
 
@@ -25,6 +23,7 @@ class TreeEncoder(nn.Module):
         space: of the observations.
         torso: builds the convolutions for images; None treats images as vectors.
         is_image: which leaves go through ``torso``.
+        counted: integers count from 0, whatever ``space`` says.
     """
 
     def __init__(
@@ -32,12 +31,13 @@ class TreeEncoder(nn.Module):
         space: spaces.Space[Any],
         torso: Torso | None = None,
         is_image: Callable[[spaces.Space[Any]], bool] = lambda space: False,
+        counted: bool = False,
     ) -> None:
         super().__init__()
         found = leaves(space)
         self.paths = [path for path, _ in found]
         self.leaves = nn.ModuleList(
-            ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf)
+            ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf, counted)
             for _, leaf in found
         )
         self.out_features: int = sum(encoder.out_features for encoder in self.leaves)  # type: ignore
@@ -45,7 +45,7 @@ class TreeEncoder(nn.Module):
     def forward(self, tree: Tree) -> Tensor:
         """Returns features [T, B, F] of a tree of [T, B, ...]."""
         features = [
-            encoder(_follow(tree, path))
+            encoder(follow(tree, path))
             for path, encoder in zip(self.paths, self.leaves, strict=True)
         ]
         return features[0] if len(features) == 1 else torch.cat(features, -1)
@@ -122,25 +122,19 @@ class OneHotEncoder(nn.Module):
         return flat.eq(self.values).float()  # type: ignore[arg-type]
 
 
-def leaf_encoder(space: spaces.Space[Any]) -> nn.Module:
-    """Returns the encoder of a leaf space."""
+def leaf_encoder(space: spaces.Space[Any], counted: bool) -> nn.Module:
+    """Returns the encoder of a leaf space, whose integers start at 0 if they are ``counted``."""
     if isinstance(space, spaces.Discrete):
-        return OneHotEncoder([int(space.n)], [int(space.start)])
+        return OneHotEncoder([int(space.n)], [0 if counted else int(space.start)])
     if isinstance(space, spaces.MultiDiscrete):
-        start = getattr(space, "start", np.zeros_like(space.nvec))
-        return OneHotEncoder(
-            [int(n) for n in space.nvec.flat], [int(s) for s in np.asarray(start).flat]
-        )
+        start = np.zeros_like(space.nvec) if counted else np.asarray(space.start)
+        return OneHotEncoder([int(n) for n in space.nvec.flat], [int(s) for s in start.flat])
     return VectorEncoder(space)
 
 
-def action_encoder(space: spaces.Space[Any]) -> nn.Module:
+def action_encoder(space: spaces.Space[Any]) -> TreeEncoder:
     """Returns the encoder of actions as rollouts hold them: integers count from 0."""
-    if isinstance(space, spaces.Discrete):
-        return OneHotEncoder([int(space.n)], [0])
-    if isinstance(space, spaces.MultiDiscrete):
-        return OneHotEncoder([int(n) for n in space.nvec.flat], [0] * space.nvec.size)
-    return VectorEncoder(space)
+    return TreeEncoder(space, counted=True)
 
 
 def leaves(space: spaces.Space[Any], path: Path = ()) -> list[tuple[Path, spaces.Space[Any]]]:
@@ -163,14 +157,19 @@ def leaves(space: spaces.Space[Any], path: Path = ()) -> list[tuple[Path, spaces
 
 
 def image_shape(space: spaces.Space[Any]) -> tuple[int, int, int]:
-    """Returns (channels, height, width) of an image space; at most 4 channels may come last."""
+    """Returns (channels, height, width) of an image space, wherever the channels lie.
+
+    Two equal sides are height and width. Otherwise the smaller end is the channels; of equal ends
+    the last, as in Gymnasium's own environments.
+    """
     assert space.shape is not None
     shape = tuple(int(n) for n in space.shape)
     if len(shape) == 2:
         return 1, shape[0], shape[1]
-    if shape[2] <= 4 < shape[0]:
-        return shape[2], shape[0], shape[1]
-    return shape[0], shape[1], shape[2]
+    start, middle, end = shape
+    if start == middle or (middle != end and end <= start):
+        return end, start, middle
+    return start, middle, end
 
 
 def is_box_image(space: spaces.Space[Any], min_side: int = 1) -> bool:
@@ -186,7 +185,8 @@ def is_box_image(space: spaces.Space[Any], min_side: int = 1) -> bool:
     return min(image_shape(space)[1:]) >= min_side
 
 
-def _follow(tree: Tree, path: Path) -> Any:
+def follow(tree: Tree, path: Path) -> Any:
+    """Returns the leaf of ``tree`` at ``path``."""
     for key in path:
         tree = tree[key]
     return tree

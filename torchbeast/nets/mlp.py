@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers, each followed by tanh; [..., I] to [..., hidden_sizes[-1]].
+    """Linear layers, each followed by tanh or relu; [..., I] to [..., hidden_sizes[-1]].
 
     Initialised orthogonally with gain sqrt(2), as in the common PPO recipes.
     """
 
-    def __init__(self, in_features: int, hidden_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, in_features: int, hidden_sizes: Sequence[int], activation: str = "tanh"
+    ) -> None:
         super().__init__()
+        self.activation: Callable[[Tensor], Tensor] = getattr(torch, activation)
         sizes = [in_features, *hidden_sizes]
         self.layers = nn.ModuleList(
             orthogonal(nn.Linear(before, after), math.sqrt(2))
@@ -29,17 +32,19 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns features [..., F] of [..., I]."""
         for layer in self.layers:
-            x = layer(x).tanh()
+            x = self.activation(layer(x))
         return x
 
 
 class EncoderMLP(nn.Module):
     """An encoder and an MLP behind it."""
 
-    def __init__(self, encoder: nn.Module, hidden_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, encoder: nn.Module, hidden_sizes: Sequence[int], activation: str = "tanh"
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.mlp = MLP(int(encoder.out_features), hidden_sizes)  # type: ignore[arg-type]
+        self.mlp = MLP(int(encoder.out_features), hidden_sizes, activation)  # type: ignore
         self.out_features = self.mlp.out_features
 
     def forward(self, x: Any) -> Tensor:

@@ -78,6 +78,29 @@ class RMSPropTF(torch.optim.Optimizer):
         return state
 
 
+def make_optimizer(
+    name: str,
+    parameters: Iterable[Tensor],
+    learning_rate: float,
+    *,
+    epsilon: float,
+    alpha: float = 0.99,
+    momentum: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Returns the optimizer of that name over the parameters.
+
+    rmsprop is PyTorch's, rmsprop_tf is `RMSPropTF`; adam has no use for alpha and momentum.
+    """
+    parameters = list(parameters)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, learning_rate, alpha, epsilon, momentum=momentum)
+    if name == "rmsprop_tf":
+        return RMSPropTF(parameters, learning_rate, alpha, epsilon, momentum)
+    if name == "adam":
+        return torch.optim.Adam(parameters, learning_rate, eps=epsilon, fused=True)
+    raise ValueError(f"expected the optimizer rmsprop, rmsprop_tf or adam, got {name!r}")
+
+
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """Returns the global norm of the gradients [], after scaling them in place to max_norm at most.

@@ -17,3 +17,6 @@ def linear(steps: float, total_steps: float, start: float, end: float = 0.0) -> 
 def constant(steps: float, total_steps: float, start: float, end: float = 0.0) -> float:
     """Returns start, whatever the steps."""
     return start
+
+
+SCHEDULES = {"linear": linear, "constant": constant}  # by the name that a setting has

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchbeast.ops.distributions import Categorical
+from torchbeast.ops.scan import accumulate, check_time_major
 
 
 class VTrace(NamedTuple):
@@ -53,7 +54,9 @@ def vtrace(
     discount > 0 and trace 0. lambda_ multiplies the trace coefficients (remark 2). clip_rho bounds
     the weight of the temporal difference, clip_c of the trace, clip_pg_rho of the advantage.
     """
-    _check_shapes(v_tm1, v_t, r_t, discount_t, rho_tm1, trace_t)
+    check_time_major(
+        v_tm1=v_tm1, v_t=v_t, r_t=r_t, discount_t=discount_t, rho_tm1=rho_tm1, trace_t=trace_t
+    )
     with torch.no_grad():
         # How much the correction of s' counts for s, before its importance weight.
         onward = discount_t * lambda_ if lambda_ != 1.0 else discount_t
@@ -62,7 +65,7 @@ def vtrace(
         one_step = torch.addcmul(r_t - v_tm1, discount_t, v_t)
         # target_t - V(s_t) obeys acc_t = delta_t + onward_t c_t acc_{t+1}: equation 1, unrolled.
         delta = _clip(rho_tm1, clip_rho) * one_step
-        acc = _accumulate(delta, onward * _clip(rho_tm1, clip_c), bounded=_at_most_one(clip_c))
+        acc = accumulate(delta, onward * _clip(rho_tm1, clip_c), bounded=_at_most_one(clip_c))
         acc_t = torch.zeros_like(acc)
         acc_t[:-1] = acc[1:]
         # The advantage looks at the corrected target of s', not at V(s') (appendix E.3); with
@@ -113,58 +116,9 @@ def _at_most_one(clip: float | None) -> bool:
     return clip is not None and clip <= 1.0
 
 
-def _accumulate(x: Tensor, k: Tensor, bounded: bool) -> Tensor:
-    """Returns y with y_t = x_t + k_t y_{t+1} and y_T = 0, [T, B, ...].
-
-    `bounded` promises |k| <= 1 and allows the parallel form: log2(T) steps instead of T, a fifth
-    of the time of a loop over torch rows. With larger k its products could overflow to inf next
-    to a zero (an episode's end) and become nan, where the plain loop is right.
-    """
-    if x.shape != k.shape:
-        x, k = torch.broadcast_tensors(x, k)
-    # Copies of their own: both are written to, and a broadcast tensor repeats its memory.
-    out = x.clone(memory_format=torch.contiguous_format)
-    y: Any = out
-    factor: Any = k.clone(memory_format=torch.contiguous_format)
-    known = x.dtype in (torch.float32, torch.float64)  # numpy has no bfloat16
-    if known and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        y, factor = y.numpy(), factor.numpy()  # views; numpy's cost per call is a third of torch's
-    if bounded:
-        _scan(y, factor)
-    else:
-        for t in range(len(y) - 2, -1, -1):
-            y[t] += factor[t] * y[t + 1]
-    return out
-
-
-def _scan(y: Any, factor: Any) -> None:
-    # After the round with reach s, y_t holds the terms t .. t+2s-1 and factor_t their product.
-    reach = 1
-    while reach < len(y):
-        y[:-reach] += factor[:-reach] * y[reach:]
-        factor[:-reach] = factor[:-reach] * factor[reach:]
-        reach *= 2
-
-
-def _check_shapes(
-    v_tm1: Tensor, v_t: Tensor, r_t: Tensor, discount_t: Tensor, rho: Tensor, trace_t: Tensor | None
-) -> None:
-    named = {"v_tm1": v_tm1, "v_t": v_t, "r_t": r_t, "discount_t": discount_t, "rho_tm1": rho}
-    if trace_t is not None:
-        named["trace_t"] = trace_t
-    rank, lead = v_tm1.dim(), v_tm1.shape[:2]
-    if rank < 2 or any(x.dim() != rank or x.shape[:2] != lead for x in named.values()):
-        shapes = ", ".join(f"{name} {_show(x)}" for name, x in named.items())
-        raise ValueError(f"expected tensors of one rank that agree in [T, B], got {shapes}")
-
-
 def _check_logits(behaviour: Tensor, target: Tensor, action: Tensor) -> None:
     if behaviour.shape != target.shape or action.shape != target.shape[:-1]:
         raise ValueError(
             "expected behaviour and target logits [T, B, A] of one shape and action [T, B], got "
-            f"{_show(behaviour)}, {_show(target)} and {_show(action)}"
+            f"{list(behaviour.shape)}, {list(target.shape)} and {list(action.shape)}"
         )
-
-
-def _show(x: Tensor) -> str:
-    return str(list(x.shape))

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchbeast import envs
-from torchbeast.algorithms.base import Algorithm
-from torchbeast.algorithms.impala import Impala
+from torchbeast import algorithms, envs
+from torchbeast.algorithms.base import Algorithm, Once
 from torchbeast.data import EnvSpec
 from torchbeast.data.queue import check_divides
+from torchbeast.loops.alternating import in_groups
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
@@ -57,9 +57,9 @@ def checked(config: RunConfig) -> RunConfig:
     try:
         device(config)
         with torch.random.fork_rng(devices=[]):
-            make_algorithm(config, _spec(config.env), 1)
-        system = dataclasses.replace(system, num_envs=_num_envs(config))
-        _check_shares(dataclasses.replace(config, system=system))
+            needs = make_algorithm(config, _spec(config.env), 1).needs
+        system = dataclasses.replace(system, num_envs=_num_envs(config, needs))
+        _check_shares(dataclasses.replace(config, system=system), needs)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from error
     if system.num_actors:
@@ -88,17 +88,16 @@ def _spec(config: envs.EnvConfig) -> EnvSpec:
         raise ConfigError(f"{config.name} cannot be made\n{traceback.format_exc()}") from error
 
 
-def _num_envs(config: RunConfig) -> int:
+def _num_envs(config: RunConfig, needs: Once) -> int:
     """Returns --num_envs; by default two batches, so that both halves learn from one rollout."""
-    system, algorithm = config.system, config.algorithm
-    if system.num_actors or system.num_envs:
-        return system.num_envs
-    return algorithm.batch_size if algorithm.max_lag == 0 else 2 * algorithm.batch_size
+    if config.system.num_actors or config.system.num_envs:
+        return config.system.num_envs
+    return needs.batch_size if needs.max_lag == 0 else 2 * needs.batch_size
 
 
-def _check_shares(config: RunConfig) -> None:
-    system, batch_size = config.system, config.algorithm.batch_size
-    ranks, max_lag = system.num_learners, config.algorithm.max_lag
+def _check_shares(config: RunConfig, needs: Once) -> None:
+    system, batch_size = config.system, needs.batch_size
+    ranks, max_lag = system.num_learners, needs.max_lag
     _divides("batch_size", batch_size, ranks)
     if system.num_actors:
         _divides("num_actors", system.num_actors, ranks)
@@ -110,12 +109,21 @@ def _check_shares(config: RunConfig) -> None:
     if max_lag is not None and columns > (max_lag + 1) * (batch_size // ranks):
         raise ValueError(
             f"expected at most {(max_lag + 1) * (batch_size // ranks)} environments in a rollout "
-            f"for --max_lag {max_lag}, got {columns}; lower --num_envs or --envs_per_actor"
+            f"for --max_lag {max_lag}, got {columns}; raise --batch_size with --num_envs (or "
+            f"--envs_per_actor), or lower them"
         )
-    workers = config.env.env_workers
-    if workers < 0 or (workers and columns % workers):
+    groups, workers = system.env_groups, config.env.env_workers
+    if groups < 1 or columns % groups:
         raise ValueError(
-            f"expected --env_workers to divide the {columns} environments, got {workers}; change "
+            f"expected --env_groups to divide the {columns} environments, got {groups}; change "
+            f"--env_groups, --num_envs or --envs_per_actor"
+        )
+    if workers < 0 or (workers and columns // groups % workers):
+        what = f"{columns // groups} environments"
+        if groups > 1:
+            what += f" of each of the {groups} groups (--env_groups), which has its own workers"
+        raise ValueError(
+            f"expected --env_workers to divide the {what}, got {workers}; change "
             f"--env_workers, --num_envs or --envs_per_actor"
         )
 
@@ -161,7 +169,8 @@ def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
     """Returns the algorithm with one rank's share of the batch; seeded, so equal on all ranks."""
     torch.manual_seed(config.system.seed)
     share = dataclasses.replace(config.algorithm, batch_size=config.algorithm.batch_size // ranks)
-    return Impala(share, config.network, spec, config.system.total_steps)
+    algorithm = algorithms.find(config.algo)
+    return algorithm(share, config.network, spec, config.system.total_steps)
 
 
 def build(
@@ -189,7 +198,7 @@ def _acting_here(
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
     num_envs = config.system.num_envs // ranks
-    env = envs.make(config.env, num_envs, seed, num_threads=max(1, _cores() // ranks))
+    env = _make_envs(config, max(1, _cores() // ranks))(num_envs, seed)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
     seed_all(seed)  # after all that draws random numbers of its own
@@ -204,7 +213,7 @@ def _actors(
     source = ActorPool(
         ActingJob(
             functools.partial(make_algorithm, config, spec, ranks),
-            functools.partial(envs.make, config.env, num_threads=1),
+            _make_envs(config, num_threads=1),
             algorithm.needs.unroll_length,
         ),
         algorithm,
@@ -218,6 +227,12 @@ def _actors(
         step_timeout=system.step_timeout,
     )
     return source, weights
+
+
+def _make_envs(config: RunConfig, num_threads: int) -> Callable[[int, int], envs.VectorEnv]:
+    """Returns the function of (num_envs, seed) that makes environments in --env_groups."""
+    make = functools.partial(envs.make, config.env, num_threads=num_threads)
+    return functools.partial(in_groups, make, config.system.env_groups)
 
 
 def _cores() -> int:

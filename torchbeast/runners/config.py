@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tyro
 import yaml
 
-from torchbeast.algorithms import impala
+from torchbeast import algorithms
 from torchbeast.envs import EnvConfig
 from torchbeast.nets import NetworkConfig
 
@@ -48,6 +48,9 @@ class SystemConfig:
     """Seeds weights, actions and every environment."""
     num_envs: int = 0
     """Environments that this process steps when it acts itself; 0: twice the batch size."""
+    env_groups: int = 1
+    """Groups of environments that take turns: while some step, others are answered; 1: all step
+    together. Pays with --env_workers or native environments."""
     num_actors: int = 0
     """Actor processes; 0: the learner's process acts and learns in turn."""
     envs_per_actor: int = 1
@@ -101,22 +104,40 @@ class RunConfig:
     """One training run."""
 
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
-    algorithm: impala.Config = dataclasses.field(default_factory=impala.Config)
+    algorithm: Any = dataclasses.field(default_factory=algorithms.Impala.Config)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
 
+    @property
+    def algo(self) -> str:
+        """Returns the name of the algorithm, or path/to/file.py:Class."""
+        return algorithms.name_of(self.algorithm)
+
+    def __reduce__(self) -> Any:
+        """Returns how another process makes this again, where no file of the user is imported."""
+        others = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _unpickled, (self.algo, vars(others.pop("algorithm")), others)
+
+
+def _unpickled(algo: str, settings: dict[str, Any], others: dict[str, Any]) -> RunConfig:
+    return RunConfig(algorithm=algorithms.find(algo).Config(**settings), **others)
+
 
 def save_config(config: RunConfig, path: pathlib.Path) -> None:
     """Writes ``config`` as YAML that ``load_config`` and a person can read."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    plain = {"algo": config.algo} | to_dict(config)
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
 def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
-    """Returns ``base`` (or the defaults) with what the YAML file at ``path`` says.
+    """Returns ``base`` with what the YAML file at ``path`` says.
+
+    Without ``base``: the defaults of the algorithm that the file names as ``algo``.
 
     Raises:
-        ValueError: the file is not YAML, or says something that no setting knows.
+        ValueError: the file is not YAML, is of another algorithm, or says something that no
+            setting knows.
     """
     try:
         data = yaml.safe_load(path.read_text())
@@ -124,7 +145,12 @@ def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
         raise ValueError(f"--config {path}: cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"--config {path}: expected groups of settings, got {type(data).__name__}")
-    return _merged(base or RunConfig(), data, str(path))
+    algo = data.pop("algo", None)
+    if base is None:
+        base = RunConfig(algorithm=algorithms.find(algo or "impala").Config())
+    elif algo is not None and algo != base.algo:
+        raise ValueError(f"--config {path}: expected settings of {base.algo}, got those of {algo}")
+    return _merged(base, data, str(path))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Acting in the learner's own process: serial over Python environments, synchronous over native
-ones or worker processes. Acting and learning take turns.
+ones or worker processes, alternating over groups. Acting and learning take turns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torchbeast.algorithms.base import Algorithm
 from torchbeast.data.queue import RolloutQueue
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode, VectorEnv
-from torchbeast.loops.actor import Actor
+from torchbeast.loops.alternating import make_actor
 from torchbeast.loops.policy import Policy
 from torchbeast.loops.weights import LocalWeights
 
@@ -21,7 +21,7 @@ class LocalSource:
 
     Args:
         algorithm: acts; its model is the learner's.
-        env: the environments of this process.
+        env: the environments of this process; groups of them take turns.
         weights: tells the version of the model.
         batch_size: environments per batch.
         on_row: called before each row is answered; may raise Interrupted.
@@ -50,7 +50,7 @@ class LocalSource:
         num_slots = max(1, batch_size // env.num_envs)
         self._free += [Slot(spec, unroll_length, env.num_envs) for _ in range(num_slots)]
         policy = Policy(algorithm, algorithm.model, weights, env.num_envs)
-        self.actor = Actor(env, policy, on_row)
+        self.actor = make_actor(env, policy, on_row)
 
     def fill(self) -> None:
         """Returns when the queue has a batch ready; acts only if it has none."""

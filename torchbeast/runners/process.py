@@ -21,6 +21,7 @@ from torchbeast.data.shared import SharedBlock
 from torchbeast.data.slots import Slot, shared_slots, slots_in
 from torchbeast.envs.vector import VectorEnv
 from torchbeast.loops.actor import Actor
+from torchbeast.loops.alternating import Alternating, make_actor
 from torchbeast.loops.policy import Policy
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.source import ActingJob
@@ -241,7 +242,7 @@ def _act(link: Link, task: ActorTask) -> None:
     env = task.job.make_env(task.num_envs, task.seed)
     try:
         policy = Policy(algorithm, algorithm.model, task.weights, task.num_envs)
-        actor = Actor(env, policy, Heartbeat(link, task.heartbeat))
+        actor = make_actor(env, policy, Heartbeat(link, task.heartbeat))
         seed_all(task.seed)  # after all that draws random numbers of its own
         link.send("ready")
         _fill(link, env, actor, slots)
@@ -250,7 +251,7 @@ def _act(link: Link, task: ActorTask) -> None:
             env.close()
 
 
-def _fill(link: Link, env: VectorEnv, actor: Actor, slots: list[Slot]) -> None:
+def _fill(link: Link, env: VectorEnv, actor: Actor | Alternating, slots: list[Slot]) -> None:
     sequence = 0
     waited = 0.0
     while True:

@@ -1,0 +1,76 @@
+"""One algorithm a file, to be read top to bottom; all keep the contract of ``base.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from typing import Any
+
+from torchbeast import user_code
+from torchbeast.algorithms.a2c import A2C
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.impala import Impala
+from torchbeast.algorithms.ppo import PPO
+
+__all__ = ["A2C", "ALGORITHMS", "PPO", "Algorithm", "Impala", "find", "name_of"]
+
+ALGORITHMS: dict[str, type[Algorithm]] = {"a2c": A2C, "impala": Impala, "ppo": PPO}
+
+
+def find(name: str) -> type[Algorithm]:
+    """Returns the algorithm called ``name``, or the class that ``file.py:Class`` names.
+
+    Raises:
+        ValueError: there is none, or it does not keep the contract.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    if not user_code.is_reference(name):
+        nearest = difflib.get_close_matches(name, ALGORITHMS, 1, cutoff=0)[0]
+        raise ValueError(
+            f"expected an algorithm ({', '.join(ALGORITHMS)}) or path/to/file.py:Class, got "
+            f"'{name}'; did you mean {nearest}?"
+        )
+    found = user_code.load(name)
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ValueError(
+            f"expected {name} to be a subclass of torchbeast.algorithms.Algorithm, got {found!r}"
+        )
+    _check_config(name, getattr(found, "Config", None))
+    return found
+
+
+def name_of(config: Any) -> str:
+    """Returns the name under which ``find`` finds the algorithm with these settings.
+
+    Raises:
+        ValueError: no algorithm has settings of this type.
+    """
+    kind = type(config)
+    for name, algorithm in ALGORITHMS.items():
+        if algorithm.Config is kind:
+            return name
+    for value in vars(sys.modules[kind.__module__]).values():
+        if isinstance(value, type) and getattr(value, "Config", None) is kind:
+            return user_code.reference(value)
+    raise ValueError(
+        f"expected settings that an algorithm names as its Config, got {kind.__qualname__}"
+    )
+
+
+def _check_config(name: str, config: Any) -> None:
+    fields = {f.name: f for f in dataclasses.fields(config)} if _is_dataclass(config) else {}
+    if not {"unroll_length", "batch_size"} <= fields.keys():
+        raise ValueError(
+            f"expected {name} to have a dataclass Config with unroll_length and batch_size, got "
+            f"{config!r} with {sorted(fields)}; write `Config = Config` into the class"
+        )
+    for field in fields.values():
+        missing = dataclasses.MISSING
+        if field.default is missing and field.default_factory is missing:
+            raise ValueError(f"expected a default for {field.name} in the Config of {name}")
+
+
+def _is_dataclass(config: Any) -> bool:
+    return isinstance(config, type) and dataclasses.is_dataclass(config)

@@ -1,0 +1,26 @@
+"""Tuned settings per family of environments: functions that return a config.
+
+``torchbeast train`` takes the preset that fits the algorithm and the name of the environment,
+unless ``--preset`` names another (``none`` for the plain defaults). Flags override it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torchbeast.presets import a2c, impala, ppo
+from torchbeast.presets.families import Preset
+
+# Of each algorithm: which preset fits which environment; the first pattern that matches its name.
+PRESETS = {"a2c": a2c.PRESETS, "impala": impala.PRESETS, "ppo": ppo.PRESETS}
+
+
+def of(algorithm: str) -> dict[str, Preset]:
+    """Returns the presets of an algorithm by name."""
+    return {function.__name__: function for _, function in PRESETS.get(algorithm, [])}
+
+
+def for_env(algorithm: str, env: str) -> Preset | None:
+    """Returns the preset of an algorithm that fits the environment ``env``, None if none does."""
+    fitting = (f for pattern, f in PRESETS.get(algorithm, []) if re.search(pattern, env))
+    return next(fitting, None)

@@ -1,0 +1,192 @@
+"""PPO's tuned settings."""
+
+from __future__ import annotations
+
+from torchbeast.presets.families import (
+    ATARI,
+    BOX2D,
+    CARTPOLE,
+    CLASSIC,
+    MEMORY,
+    MINATAR,
+    MINIGRID,
+    MUJOCO,
+    PENDULUM,
+    Preset,
+    changed,
+)
+from torchbeast.runners.config import RunConfig
+
+
+def ppo_atari(config: RunConfig) -> RunConfig:
+    """PPO on Atari games."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=128,
+            batch_size=8,
+            num_minibatches=4,
+            num_epochs=4,
+            clip_ratio=0.1,
+            clip_schedule="linear",
+            entropy_cost=0.01,
+            learning_rate=0.00025,
+            reward_clipping="abs_one",
+        ),
+        system=dict(total_steps=10_000_000),
+    )
+
+
+def ppo_cartpole(config: RunConfig) -> RunConfig:
+    """PPO on CartPole: solved in 100k steps."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=32,
+            batch_size=8,
+            num_minibatches=1,
+            num_epochs=20,
+            discounting=0.98,
+            gae_lambda=0.8,
+            learning_rate=0.001,
+            clip_schedule="linear",
+        ),
+        system=dict(total_steps=100_000),
+    )
+
+
+def ppo_classic(config: RunConfig) -> RunConfig:
+    """PPO on classic control."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=256,
+            batch_size=16,
+            num_minibatches=64,
+            num_epochs=4,
+            gae_lambda=0.94,
+            learning_rate=0.0003,
+            learning_rate_schedule="constant",
+        ),
+        network=dict(normalize_observations=True, normalize_rewards=True),
+        system=dict(total_steps=500_000),
+    )
+
+
+def ppo_pendulum(config: RunConfig) -> RunConfig:
+    """PPO on Pendulum."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=1024,
+            batch_size=4,
+            num_minibatches=64,
+            num_epochs=10,
+            discounting=0.9,
+            learning_rate=0.001,
+        ),
+        system=dict(total_steps=100_000),
+    )
+
+
+def ppo_box2d(config: RunConfig) -> RunConfig:
+    """PPO on LunarLander and BipedalWalker."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=1024,
+            batch_size=16,
+            num_minibatches=64,
+            num_epochs=4,
+            discounting=0.999,
+            gae_lambda=0.98,
+            entropy_cost=0.01,
+            learning_rate=0.0003,
+        ),
+        system=dict(total_steps=1_000_000),
+    )
+
+
+def ppo_mujoco(config: RunConfig) -> RunConfig:
+    """PPO on the robots of MuJoCo."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=512,
+            batch_size=4,
+            num_minibatches=32,
+            num_epochs=10,
+            discounting=0.99,
+            gae_lambda=0.95,
+            learning_rate=0.0003,
+        ),
+        network=dict(
+            normalize_observations=True,
+            normalize_rewards=True,
+            hidden_sizes=(256, 256),
+            log_std_init=-1.0,
+        ),
+        system=dict(total_steps=1_000_000),
+    )
+
+
+def ppo_minatar(config: RunConfig) -> RunConfig:
+    """PPO on the miniature Atari games of MinAtar."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=128,
+            batch_size=64,
+            num_minibatches=8,
+            num_epochs=4,
+            entropy_cost=0.01,
+            learning_rate=0.001,
+        ),
+        system=dict(total_steps=10_000_000),
+    )
+
+
+def ppo_minigrid(config: RunConfig) -> RunConfig:
+    """PPO on the grid worlds of MiniGrid."""
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=128,
+            batch_size=16,
+            num_minibatches=8,
+            num_epochs=4,
+            entropy_cost=0.01,
+            learning_rate=0.0003,
+        ),
+        system=dict(total_steps=1_000_000),
+    )
+
+
+def ppo_memory(config: RunConfig) -> RunConfig:
+    """PPO where something seen early matters late; give it --use_lstm too."""
+    # The unroll is as long as the longest gap: gradients do not reach beyond it.
+    return changed(
+        config,
+        algorithm=dict(
+            unroll_length=128,
+            batch_size=32,
+            num_minibatches=4,
+            num_epochs=4,
+            entropy_cost=0.02,
+            learning_rate=0.001,
+        ),
+        system=dict(total_steps=1_000_000),
+    )
+
+
+PRESETS: list[tuple[str, Preset]] = [
+    (ATARI, ppo_atari),
+    (MEMORY, ppo_memory),
+    (CARTPOLE, ppo_cartpole),
+    (CLASSIC, ppo_classic),
+    (PENDULUM, ppo_pendulum),
+    (BOX2D, ppo_box2d),
+    (MUJOCO, ppo_mujoco),
+    (MINATAR, ppo_minatar),
+    (MINIGRID, ppo_minigrid),
+]

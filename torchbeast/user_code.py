@@ -1,0 +1,76 @@
+"""Code of the user's own: finds what ``module:name`` or ``path/to/file.py:name`` refers to."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+import zlib
+from types import ModuleType
+from typing import Any
+
+FILE_PREFIX = "torchbeast_file_"  # of the names under which files are known
+
+
+def is_reference(name: str) -> bool:
+    """Returns whether ``name`` refers to code: it has a colon."""
+    return ":" in name
+
+
+def load(name: str) -> Any:
+    """Returns the object that ``module:name`` or ``path/to/file.py:name`` refers to.
+
+    Raises:
+        ValueError: there is no such file, module or name in it.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise ValueError(f"expected module:name or path/to/file.py:name, got {name!r}")
+    module = _module_of_file(pathlib.Path(where)) if where.endswith(".py") else _module(where)
+    if not hasattr(module, attribute):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise ValueError(f"expected {attribute!r} in {where}, which has {', '.join(public)}")
+    return getattr(module, attribute)
+
+
+def reference(kind: type) -> str:
+    """Returns the reference by which ``load`` finds a class, in any process."""
+    module = sys.modules[kind.__module__]
+    of_file = kind.__module__.startswith(FILE_PREFIX)
+    return f"{module.__file__ if of_file else kind.__module__}:{kind.__qualname__}"
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"expected a module, got {name!r}: {error}; is it on the path, or was a file "
+            f"{name}.py meant?"
+        ) from error
+
+
+def _module_of_file(path: pathlib.Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"expected a Python file, got {str(path)!r}, which does not exist")
+    # Known under a name of its own: dataclasses and pickles look their module up. Loaded once.
+    path = path.resolve()
+    name = FILE_PREFIX + path.stem
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ != str(path):
+        name = f"{name}_{zlib.crc32(str(path).encode()):x}"
+        known = sys.modules.get(name)
+    if known is not None:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
