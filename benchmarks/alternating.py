@@ -1,6 +1,6 @@
 """What turns save: acting in groups of environments beside acting in all of them at once.
 
-    python benchmarks/alternating.py --rounds 9
+    python benchmarks/alternating.py
     python benchmarks/alternating.py busy --cost 0.5 --workers 4 --groups 4
     python benchmarks/alternating.py pong-shallow pong-deep --train
 
@@ -159,14 +159,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", default=CASES, help=f"of {', '.join(CASES)}")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--rollouts", type=int, default=2, help="of each side in a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rollouts", type=int, default=4, help="of each side in a round")
     parser.add_argument("--cost", type=float, default=1.0, help="of a step, in forward passes")
     parser.add_argument("--groups", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2, help="over all groups")
     parser.add_argument("--threads", type=int, default=0, help="of ale-py; 0: all cores")
-    parser.add_argument("--T", type=int, default=80)
-    parser.add_argument("--B", type=int, default=32)
+    parser.add_argument("--T", type=int, default=20)
+    parser.add_argument("--B", type=int, default=64)
     parser.add_argument("--train", action="store_true", help="learn from each batch, too")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per case")
     arguments = parser.parse_args()

@@ -167,7 +167,9 @@ def write_results(
         "runs": rows,
     }
     (results / f"{name}.json").write_text(json.dumps(_portable(summary), indent=2) + "\n")
-    plot_curves(paths, results / f"{name}.png", f"{name}: {experiment.algorithm}, {len(rows)} seeds")
+    plot_curves(
+        paths, results / f"{name}.png", f"{name}: {experiment.algorithm}, {len(rows)} seeds"
+    )
     print(f"results in {results / name}.json, .png")
 
 

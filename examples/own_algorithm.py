@@ -34,7 +34,7 @@ class Config:
 class Reinforce(Algorithm):
     """Raises the probability of actions after which more came than the baseline expected."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int

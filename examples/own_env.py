@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 
 class Corridor(gymnasium.Env[np.ndarray, np.int64]):
-    """Walk to the right end: reward 1 there, -0.01 for each step; 4 times ``size`` steps at most."""
+    """Walk to the right end: reward 1 there, -0.01 for each step; 4 ``size`` steps at most."""
 
     def __init__(self, size: int = 8) -> None:
         self.size = size

@@ -131,7 +131,7 @@ class Probe(gymnasium.Env):
         ends = self.steps == LENGTHS.get(self.number, 1)
         if self.number == 8:
             assert self.action_space.contains(action), action
-            return self._obs(), -float(action[0] - 2) ** 2, True, False, {}
+            return self._obs(), -(float(action[0] - 2) ** 2), True, False, {}
         right = 1.0 if action == 1 else -1.0
         reward = {
             2: self.sign,

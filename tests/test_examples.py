@@ -73,7 +73,7 @@ def test_an_environment_of_ones_own(run: Run) -> None:  # noqa: F811
 
 
 def test_another_process_makes_the_config_again() -> None:
-    config = RunConfig(algorithm=algorithms.find(ALGORITHM).Config(learning_rate=0.5))
+    config = RunConfig(algorithm=algorithms.find(ALGORITHM).config_type(learning_rate=0.5))
     again = pickle.loads(pickle.dumps(config))
     assert again == config
     assert again.algo == ALGORITHM
@@ -83,11 +83,14 @@ def test_another_process_makes_the_config_again() -> None:
     ("text", "words"),
     [
         ("class Own: pass", ["Own", "subclass of torchbeast.algorithms.Algorithm"]),
-        ("from torchbeast.algorithms import A2C as Base\nclass Own(Base):\n  Config = 3", ["Config"]),
+        (
+            "from torchbeast.algorithms import A2C as Base\nclass Own(Base):\n  config_type = 3",
+            ["config_type"],
+        ),
         (
             "import dataclasses\nfrom torchbeast.algorithms import Algorithm\n"
             "@dataclasses.dataclass\nclass Config:\n  batch_size: int = 8\n"
-            "class Own(Algorithm):\n  Config = Config\n",
+            "class Own(Algorithm):\n  config_type = Config\n",
             ["unroll_length"],
         ),
         ("", ["'Own'"]),

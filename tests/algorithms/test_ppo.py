@@ -141,7 +141,7 @@ def test_the_first_minibatch_sees_the_policy_that_acted(use_lstm: bool) -> None:
 
 
 @pytest.mark.parametrize("use_lstm", [False, True])
-def test_a_pass_takes_every_transition_once(use_lstm: bool) -> None:
+def test_a_pass_takes_every_chosen_transition_once(use_lstm: bool) -> None:
     algorithm = make(use_lstm, num_epochs=3, num_minibatches=4)
     batch = rollout(algorithm)
     seen: list[Any] = []
@@ -154,19 +154,24 @@ def test_a_pass_takes_every_transition_once(use_lstm: bool) -> None:
     algorithm._gradient_step = spy  # type: ignore[method-assign]
     algorithm.update(batch, 0)
     assert len(seen) == 12
+    # With memory whole rollouts, in which a mask leaves out what nobody chose; without, the rest.
+    chosen = torch.ones(T * B, dtype=torch.bool) if use_lstm else ~batch.first[1:].flatten()
+    assert use_lstm or not chosen.all()
+    wanted = batch.obs[:-1].flatten(0, 1)
     for epoch in (seen[:4], seen[4:8], seen[8:]):
         obs = torch.cat([m.rows.obs for m in epoch], 1).flatten(0, 1)
-        wanted = batch.obs[:-1].flatten(0, 1)
-        assert sorted(obs[:, 0].tolist()) == sorted(wanted[:, 0].tolist())
+        assert sorted(obs[:, 0].tolist()) == sorted(wanted[chosen][:, 0].tolist())
         for m in epoch:
-            if use_lstm:  # whole rollouts, with the state before them
-                assert m.rows.obs.shape[0] == T
-                assert m.rows.state[0].shape[1] == m.rows.obs.shape[1]
             # The parts of a transition stay together.
             index = torch.cdist(m.rows.obs.flatten(0, 1), wanted).argmin(1)
             assert torch.equal(m.rows.action.flatten(), batch.action[:-1].flatten()[index])
             assert torch.equal(m.log_prob.flatten(), batch.extras["log_prob"][:-1].flatten()[index])
-            assert torch.equal(m.valid.flatten(), (~batch.first[1:]).float().flatten()[index])
+            if use_lstm:
+                assert m.rows.obs.shape[0] == T
+                assert m.rows.state[0].shape[1] == m.rows.obs.shape[1]
+                assert torch.equal(m.valid.flatten(), (~batch.first[1:]).float().flatten()[index])
+            else:
+                assert m.valid is None
 
 
 def test_a_large_divergence_ends_the_passes() -> None:

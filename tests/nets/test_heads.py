@@ -68,7 +68,7 @@ def clip(space, action):
     if isinstance(space, spaces.Tuple):
         return tuple(clip(sub, part) for sub, part in zip(space.spaces, action, strict=True))
     if isinstance(space, spaces.Box):
-        return np.asarray(action).clip(space.low, space.high)
+        return np.asarray(np.clip(action, space.low, space.high))
     return action
 
 

@@ -90,11 +90,12 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 def test_here_in_workers_and_in_an_actor_it_is_the_same(tmp_path: pathlib.Path) -> None:
     runs: dict[str, dict[str, Any]] = {
-        "here": {"system": in_two(num_envs=2)},
+        "here": {"system": in_two(num_envs=2), "env": {}},
         "workers": {"system": in_two(num_envs=2), "env": {"env_workers": 1}},
-        "actor": {"system": in_two(num_actors=1, envs_per_actor=2)},
+        "actor": {"system": in_two(num_actors=1, envs_per_actor=2), "env": {}},
     }
     for name, groups in runs.items():
+        groups["env"]["env"] = "Acrobot-v1"
         train(make(tmp_path / name, algorithm={"max_lag": 0}, network=LSTM, **groups))
     one, *others = (checkpoint.load(tmp_path / name / "run").model for name in runs)
     for other in others:

@@ -37,7 +37,7 @@ def find(name: str) -> type[Algorithm]:
         raise ValueError(
             f"expected {name} to be a subclass of torchbeast.algorithms.Algorithm, got {found!r}"
         )
-    _check_config(name, getattr(found, "Config", None))
+    _check_config(name, getattr(found, "config_type", None))
     return found
 
 
@@ -49,13 +49,13 @@ def name_of(config: Any) -> str:
     """
     kind = type(config)
     for name, algorithm in ALGORITHMS.items():
-        if algorithm.Config is kind:
+        if algorithm.config_type is kind:
             return name
     for value in vars(sys.modules[kind.__module__]).values():
-        if isinstance(value, type) and getattr(value, "Config", None) is kind:
+        if isinstance(value, type) and getattr(value, "config_type", None) is kind:
             return user_code.reference(value)
     raise ValueError(
-        f"expected settings that an algorithm names as its Config, got {kind.__qualname__}"
+        f"expected settings that an algorithm names as its config_type, got {kind.__qualname__}"
     )
 
 
@@ -63,13 +63,13 @@ def _check_config(name: str, config: Any) -> None:
     fields = {f.name: f for f in dataclasses.fields(config)} if _is_dataclass(config) else {}
     if not {"unroll_length", "batch_size"} <= fields.keys():
         raise ValueError(
-            f"expected {name} to have a dataclass Config with unroll_length and batch_size, got "
-            f"{config!r} with {sorted(fields)}; write `Config = Config` into the class"
+            f"expected {name} to name a dataclass with unroll_length and batch_size, got "
+            f"{config!r} with {sorted(fields)}; write `config_type = Config` into the class"
         )
     for field in fields.values():
         missing = dataclasses.MISSING
         if field.default is missing and field.default_factory is missing:
-            raise ValueError(f"expected a default for {field.name} in the Config of {name}")
+            raise ValueError(f"expected a default for {field.name} in the settings of {name}")
 
 
 def _is_dataclass(config: Any) -> bool:

@@ -52,7 +52,7 @@ class Config:
 class A2C(Algorithm):
     """Actor-critic that makes one step of the policy gradient on each batch."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int

@@ -38,18 +38,18 @@ class Diverged(RuntimeError):
 class Algorithm(ABC):
     """Base of all algorithms: helpers only, no control flow.
 
-    A subclass names the dataclass of its settings (``Config``), sets ``config``, ``model``,
-    ``needs`` and its optimizers, and writes ``act`` and ``update``. It knows nothing of processes,
-    buffers or logs.
+    A subclass names the dataclass of its settings (``config_type``), sets ``model``, ``needs`` and
+    its optimizers, and writes ``act`` and ``update``. It knows nothing of processes, buffers or
+    logs.
 
     Args:
-        config: of type ``Config``; ``batch_size`` is this learner's share.
+        config: of type ``config_type``; ``batch_size`` is this learner's share.
         network: what the subclass builds its model from.
         spec: what the environments show and take.
         total_steps: environment steps of the whole run, for schedules.
     """
 
-    Config: ClassVar[Any]  # a frozen dataclass; its fields are flags
+    config_type: ClassVar[Any]  # a frozen dataclass; its fields are flags
     config: Any
     spec: EnvSpec
     model: Any  # an nn.Module; Any, because torch types its members as Tensor | Module

@@ -57,7 +57,7 @@ class Config:
 class Impala(Algorithm):
     """Actor-critic that corrects for the lag of its actors with V-trace."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int

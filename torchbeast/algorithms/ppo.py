@@ -63,7 +63,7 @@ class Experience(NamedTuple):
     """What the passes go over: columns [T, B], or single transitions [1, T * B]."""
 
     rows: Rollout
-    valid: Tensor  # 0: nobody chose this transition
+    valid: Tensor | None  # 0: nobody chose this transition; None: all are chosen
     log_prob: Tensor  # of the policy that acted
     value: Tensor
     advantage: Tensor
@@ -73,7 +73,7 @@ class Experience(NamedTuple):
 class PPO(Algorithm):
     """Actor-critic that makes many small steps on each batch, kept near the policy that acted."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
@@ -146,9 +146,10 @@ class PPO(Algorithm):
         )
         if self.recurrent:
             return experience
-        # Without memory every transition is a column of its own.
-        alone = experience._replace(rows=rows._replace(state=()))
-        return tree_map(lambda x: x.flatten(0, 1).unsqueeze(0), alone)
+        # Without memory every chosen transition is a column of its own.
+        chosen = valid.flatten().nonzero().squeeze(1)
+        alone = experience._replace(rows=rows._replace(state=()), valid=None)
+        return tree_map(lambda x: x.flatten(0, 1)[chosen].unsqueeze(0), alone)
 
     def _values(self, batch: Rollout) -> Tensor:
         """Returns V of all rows [T+1, B]; acting has said it of all but the last."""
@@ -158,7 +159,7 @@ class PPO(Algorithm):
         return torch.cat([batch.extras["value"][:-1], last.value])
 
     def _minibatches(self, experience: Experience) -> Iterator[Experience]:
-        order = torch.randperm(experience.valid.shape[1], device=self.device)
+        order = torch.randperm(experience.value.shape[1], device=self.device)
         for index in order.tensor_split(self.config.num_minibatches):
             yield tree_map(lambda x, index=index: x.index_select(1, index), experience)
 
@@ -179,17 +180,22 @@ class PPO(Algorithm):
                 output.value, old_value, target, c.clip_value, valid
             )
         entropy_loss = ops.entropy_loss(policy.entropy(), valid)
+        loss = pg_loss + c.baseline_cost * baseline_loss
+        if c.entropy_cost:
+            loss = loss + c.entropy_cost * entropy_loss
 
-        share = 1 / valid.sum().clamp(min=1)
-        losses = {
-            "pg_loss": share * pg_loss.sum(),
-            "baseline_loss": share * c.baseline_cost * baseline_loss.sum(),
-            "entropy_loss": share * c.entropy_cost * entropy_loss.sum(),
-        }
-        loss = sum(losses.values(), torch.zeros((), device=self.device))
-        norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="mean")
+        count = max(1, target.numel()) if valid is None else valid.sum().clamp(min=1)
+        total_loss = loss.sum() / count
+        norm = self.gradient_step(
+            total_loss, self.optimizer, c.grad_norm_clipping, reduction="mean"
+        )
         with torch.no_grad():
-            kl = share * ops.masked(ops.approximate_kl(log_ratio), valid).sum()
-        return {"total_loss": loss.detach(), "grad_norm": norm, "kl": kl} | {
-            name: part.detach() for name, part in losses.items()
-        }
+            kl = ops.masked(ops.approximate_kl(log_ratio), valid)
+            return {
+                "total_loss": total_loss.detach(),
+                "pg_loss": pg_loss.sum() / count,
+                "baseline_loss": c.baseline_cost * baseline_loss.sum() / count,
+                "entropy_loss": c.entropy_cost * entropy_loss.sum() / count,
+                "grad_norm": norm,
+                "kl": kl.sum() / count,
+            }

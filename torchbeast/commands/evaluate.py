@@ -119,6 +119,9 @@ def load_agent(path: Path, best: bool = False) -> tuple[Algorithm, RunConfig, in
         UsageError, CheckpointError: there is nothing to load, or it does not fit.
     """
     config = config_of(path)
+    # Not every machine that looks at an agent computes in bfloat16; the weights are float32.
+    network = dataclasses.replace(config.network, precision="float32")
+    config = dataclasses.replace(config, network=network)
     chosen = checkpoint.best(path) if best else None
     saved = checkpoint.load(chosen or path)
     try:

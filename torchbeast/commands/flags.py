@@ -44,7 +44,7 @@ def train_config(algorithm: str, program: str, arguments: Sequence[str]) -> RunC
         UsageError: the algorithm, a preset or a config file is unknown or wrong.
     """
     try:
-        defaults = RunConfig(algorithm=algorithms.find(algorithm).Config())
+        defaults = RunConfig(algorithm=algorithms.find(algorithm).config_type())
     except ValueError as error:
         raise UsageError(str(error)) from error
     sources, env = _first_look(arguments)

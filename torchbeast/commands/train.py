@@ -20,6 +20,9 @@ from torchbeast.runners.run import train as run_training
 from torchbeast.tools import checkpoint, run_directory
 from torchbeast.tools.run_directory import RunDirectory, expand, find_run
 
+# Settings of environment and network that a run may be continued with others of.
+NOT_SHAPES = ("env_workers", "env_threads", "precision")
+
 
 def train(arguments: Sequence[str]) -> int:
     """Returns the exit code of ``torchbeast train ALGORITHM [flags]``."""
@@ -126,7 +129,7 @@ def _refuse_other_shapes(path: Path, config: RunConfig) -> None:
     for group in ("env", "network"):
         for name, value in now[group].items():
             old = before[group].get(name)
-            if old != value and name not in ("env_workers", "env_threads"):
+            if old != value and name not in NOT_SHAPES:
                 raise UsageError(
                     f"expected --{name} {old} as in the run {path.name}, got {value}; "
                     f"choose another --xpid, or --restart fresh"

@@ -14,7 +14,7 @@ from torchbeast.nets.config import MIN_SIDE, NetworkConfig, choose
 from torchbeast.nets.encoders import TreeEncoder, action_encoder, is_box_image
 from torchbeast.nets.heads import Head, policy_head
 from torchbeast.nets.masks import is_masked, without_mask
-from torchbeast.nets.mlp import MLP, EncoderMLP, orthogonal
+from torchbeast.nets.mlp import EncoderMLP, TwinMLP, orthogonal
 from torchbeast.nets.normalise import Normalised
 from torchbeast.nets.policy_value import PolicyValueNet
 from torchbeast.nets.recurrent import ResetLSTM
@@ -80,11 +80,10 @@ def _build_mlp(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
         encoder = EncoderMLP(flat, config.hidden_sizes, config.activation)
         return _behind(encoder, config, spec, encoder.out_features)
     # Without memory the policy sees the observation alone, and shares nothing with the value.
-    trunk = MLP(flat.out_features, config.hidden_sizes, config.activation)
-    value_trunk = MLP(flat.out_features, config.hidden_sizes, config.activation)
-    head = orthogonal(_head(config, trunk.out_features, spec), 0.01)
-    value = orthogonal(nn.Linear(value_trunk.out_features, 1), 1.0)
-    return PolicyValueNet(flat, None, None, trunk, head, nn.Sequential(value_trunk, value))
+    trunks = TwinMLP(flat.out_features, config.hidden_sizes, config.activation)
+    head = orthogonal(_head(config, trunks.out_features, spec), 0.01)
+    value = orthogonal(nn.Linear(trunks.out_features, 1), 1.0)
+    return PolicyValueNet(flat, None, None, trunks, head, value)
 
 
 def _build_user(config: NetworkConfig, spec: EnvSpec, encoder: nn.Module) -> PolicyValueNet:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class MLP(nn.Module):
@@ -32,8 +33,46 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns features [..., F] of [..., I]."""
         for layer in self.layers:
-            x = self.activation(layer(x))
+            # Without the call of the module, which costs as much as a small product.
+            x = self.activation(functional.linear(x, layer.weight, layer.bias))  # type: ignore
         return x
+
+
+class TwinMLP(nn.Module):
+    """Two MLPs of one shape that see the same; [T, B, I] to two of [T, B, hidden_sizes[-1]].
+
+    Small products cost their calls, so each layer of both is one product. Initialised as MLP.
+    """
+
+    def __init__(
+        self, in_features: int, hidden_sizes: Sequence[int], activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        self.activation: Callable[[Tensor], Tensor] = getattr(torch, activation)
+        sizes = [in_features, *hidden_sizes]
+        self.layers = nn.ModuleList(
+            TwinLinear(before, after) for before, after in itertools.pairwise(sizes)
+        )
+        self.out_features = sizes[-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns two features [T, B, F] of [T, B, I]."""
+        flat = x.flatten(0, 1)
+        h = flat.expand(2, *flat.shape)
+        for layer in self.layers:
+            h = self.activation(torch.baddbmm(layer.bias, h, layer.weight))  # type: ignore
+        one, other = h.view(2, *x.shape[:2], self.out_features).unbind()
+        return one, other
+
+
+class TwinLinear(nn.Module):
+    """The weights [2, I, O] and biases [2, 1, O] of two linear layers, as MLP's begin."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        both = [orthogonal(nn.Linear(in_features, out_features), math.sqrt(2)) for _ in "12"]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach().t() for layer in both]))
+        self.bias = nn.Parameter(torch.zeros(2, 1, out_features))
 
 
 class EncoderMLP(nn.Module):

@@ -83,7 +83,7 @@ class Normalised(nn.Module):
     def discounted_returns(self, rows: Rollout, state: Tree) -> Tensor:
         """Returns G [T, B] of rows [T, B] that ``state`` came before."""
         before = state["return"][..., 0]
-        if len(rows.reward) == 1:  # acting: a fifth of the time
+        if len(rows.reward) == 1:  # acting: an eighth of the time
             onward = torch.add(rows.reward, before, alpha=self.discounting)
             return torch.where(rows.first, rows.reward, onward)
         return discounted_sums(rows.reward, rows.first, self.discounting, before[0])
@@ -97,23 +97,20 @@ class Normalised(nn.Module):
         return torch.cat(flat, -1)
 
     def _standardised(self, obs: Tree) -> Tree:
-        shift, scale = self.seen.mean, self.seen.scale
-        if len(self.sizes) == 1:
-            shifts, scales = (shift,), (scale,)  # splitting costs as much as the rest
-        else:
-            shifts, scales = shift.split(self.sizes), scale.split(self.sizes)
-        for (path, shape), mean, scale in zip(self.shapes.items(), shifts, scales, strict=True):
-            x = follow(obs, path)
+        means, scales = [self.seen.mean], [self.seen.scale]
+        if len(self.sizes) > 1:  # splitting costs as much as all the rest
+            means, scales = (list(x.split(self.sizes)) for x in (*means, *scales))
+        for (path, shape), mean, scale in zip(self.shapes.items(), means, scales, strict=True):
             if len(shape) != 1:
                 mean, scale = mean.view(shape), scale.view(shape)
             # In float64 up to the end: subtracting the mean of what is far from 0 cancels digits.
-            x = (x - mean).mul_(scale).clamp_(-CLIP, CLIP).float()
-            obs = _put(obs, path, x)
+            x = (follow(obs, path) - mean).mul_(scale).clamp_(-CLIP, CLIP)
+            obs = _put(obs, path, x.float())
         return obs
 
 
 class Running(nn.Module):
-    """Mean and variance [F] of all that was taken in, 0 and 1 before; ``scale`` is 1 / deviation."""
+    """Mean, variance and 1 / deviation (``scale``) [F] of all taken in; 0, 1 and 1 before."""
 
     samples: Tensor
     mean: Tensor

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from torchbeast.data import Rollout, Tree
 from torchbeast.nets import masks
-from torchbeast.nets.config import choose as choose
 from torchbeast.nets.heads import Head
+from torchbeast.nets.mlp import TwinMLP
 from torchbeast.nets.recurrent import ResetLSTM
 from torchbeast.ops.distributions import Distribution, mask_logits
 
@@ -29,9 +29,9 @@ class PolicyValueNet(nn.Module):
         encoder: observations [T, B, ...] to features [T, B, F].
         previous: encodes the previous action for the core; None leaves action and reward out.
         lstm: the memory, if any.
-        trunk: layers between core and policy head, which the value does not share.
+        trunks: layers between core and heads, which policy and value do not share.
         policy: the policy head.
-        value: the value head, to [..., 1], with layers of its own where the policy has a trunk.
+        value: the value head, to [..., 1].
         masked: the observations carry a mask of the allowed actions.
     """
 
@@ -40,7 +40,7 @@ class PolicyValueNet(nn.Module):
         encoder: nn.Module,
         previous: nn.Module | None,
         lstm: ResetLSTM | None,
-        trunk: nn.Module | None,
+        trunks: TwinMLP | None,
         policy: Head,
         value: nn.Module,
         masked: bool = False,
@@ -49,7 +49,7 @@ class PolicyValueNet(nn.Module):
         self.encoder = encoder
         self.previous = previous
         self.lstm = lstm
-        self.trunk = trunk
+        self.trunks = trunks
         self.policy = policy
         self.value = value
         self.masked = masked
@@ -64,10 +64,11 @@ class PolicyValueNet(nn.Module):
             x = torch.cat([x, reward, self.previous(rows.prev_action)], -1)
         if self.lstm is not None:
             x, state = self.lstm.unroll(x, rows.first, state)
-        logits = self.policy(x if self.trunk is None else self.trunk(x))
+        for_policy, for_value = (x, x) if self.trunks is None else self.trunks(x)
+        logits = self.policy(for_policy)
         if mask is not None:
             logits = mask_logits(logits, mask)
-        return PolicyValue(logits, self.value(x).squeeze(-1)), state
+        return PolicyValue(logits, self.value(for_value).squeeze(-1)), state
 
     def _encode(self, obs: Tree) -> Tensor:
         if not self.bf16:

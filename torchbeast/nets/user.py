@@ -94,14 +94,15 @@ def check_model(model: nn.Module, name: str, spec: EnvSpec, config: NetworkConfi
 
 def _try(network: nn.Module, name: str, function: Callable[[], R]) -> R:
     """Returns what ``function`` gives on rows of zeros, and leaves no trace in ``network``."""
-    training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()  # zeros must not enter statistics
     try:
         with torch.no_grad():
             what = f"failed on observations [{ROWS}, {ENVS}, ...] of zeros"
             return _run(name, what, function)
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _run(name: str, what: str, function: Callable[[], R]) -> R:

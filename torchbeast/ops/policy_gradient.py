@@ -50,7 +50,12 @@ def standardise(advantage: Tensor, valid: Tensor | None = None) -> Tensor:
     none and stay as they are. No gradient flows, and no synchronisation with a GPU.
     """
     with torch.no_grad():
-        chosen = torch.ones_like(advantage) if valid is None else (valid != 0).to(advantage.dtype)
+        if valid is None:
+            if advantage.numel() < 2:
+                return advantage
+            std, mean = torch.std_mean(advantage)
+            return (advantage - mean) / (std + 1e-8)
+        chosen = (valid != 0).to(advantage.dtype)
         count = chosen.sum()
         centred = masked(advantage - masked(advantage, chosen).sum() / count, chosen)
         std = (centred.square().sum() / (count - 1)).sqrt()

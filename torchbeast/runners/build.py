@@ -55,7 +55,7 @@ def checked(config: RunConfig) -> RunConfig:
     _at_least(0, num_actors=system.num_actors, num_envs=system.num_envs, seed=system.seed)
     _at_least(0, num_buffers=system.num_buffers, eval_episodes=config.output.eval_episodes)
     try:
-        device(config)
+        _check_precision(config, device(config))
         with torch.random.fork_rng(devices=[]):
             needs = make_algorithm(config, _spec(config.env), 1).needs
         system = dataclasses.replace(system, num_envs=_num_envs(config, needs))
@@ -165,6 +165,16 @@ def device(config: RunConfig) -> torch.device:
     return chosen
 
 
+def _check_precision(config: RunConfig, where: torch.device) -> None:
+    on_cpu = config.network.precision == "bf16" and where.type == "cpu"
+    # Without the instructions convolutions take a path that is a hundred times slower.
+    if on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ValueError(
+            "expected a CPU with bfloat16 instructions (AVX-512 or AMX) or a GPU for "
+            "--precision bf16, and this one has none; use --precision float32"
+        )
+
+
 def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
     """Returns the algorithm with one rank's share of the batch; seeded, so equal on all ranks."""
     torch.manual_seed(config.system.seed)
@@ -230,8 +240,12 @@ def _actors(
 
 
 def _make_envs(config: RunConfig, num_threads: int) -> Callable[[int, int], envs.VectorEnv]:
-    """Returns the function of (num_envs, seed) that makes environments in --env_groups."""
-    make = functools.partial(envs.make, config.env, num_threads=num_threads)
+    """Returns the function of (num_envs, seed) that makes environments in --env_groups.
+
+    Each group has all of the threads: it steps while the others are answered or wait.
+    """
+    threads = config.env.env_threads or num_threads
+    make = functools.partial(envs.make, config.env, num_threads=threads)
     return functools.partial(in_groups, make, config.system.env_groups)
 
 

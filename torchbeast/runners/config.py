@@ -104,7 +104,7 @@ class RunConfig:
     """One training run."""
 
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
-    algorithm: Any = dataclasses.field(default_factory=algorithms.Impala.Config)
+    algorithm: Any = dataclasses.field(default_factory=algorithms.Impala.config_type)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
@@ -121,7 +121,7 @@ class RunConfig:
 
 
 def _unpickled(algo: str, settings: dict[str, Any], others: dict[str, Any]) -> RunConfig:
-    return RunConfig(algorithm=algorithms.find(algo).Config(**settings), **others)
+    return RunConfig(algorithm=algorithms.find(algo).config_type(**settings), **others)
 
 
 def save_config(config: RunConfig, path: pathlib.Path) -> None:
@@ -147,7 +147,7 @@ def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
         raise ValueError(f"--config {path}: expected groups of settings, got {type(data).__name__}")
     algo = data.pop("algo", None)
     if base is None:
-        base = RunConfig(algorithm=algorithms.find(algo or "impala").Config())
+        base = RunConfig(algorithm=algorithms.find(algo or "impala").config_type())
     elif algo is not None and algo != base.algo:
         raise ValueError(f"--config {path}: expected settings of {base.algo}, got those of {algo}")
     return _merged(base, data, str(path))
