@@ -3,8 +3,8 @@
     python benchmarks/memory.py --steps 2000000 -- --env CartPole-v1 --num_learners 2
 
 What follows ``--`` are flags of ``torchbeast train ALGORITHM``. Two numbers are reported:
-``rss_gb`` of logs.csv (the first learner's process), and the resident memory of all processes of the run,
-sampled here twice a second (memory that processes share is counted in each).
+``rss_gb`` of logs.csv (the first learner's process), and the resident memory of all processes of
+the run, sampled here twice a second (memory that processes share is counted in each).
 """
 
 from __future__ import annotations

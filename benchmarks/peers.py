@@ -5,12 +5,12 @@
         -- --env PongNoFrameskip-v4 --num_learners 2
 
 What follows ``--`` are flags of ``torchbeast train ALGORITHM``. The peer is a shell command. In it
-and in the path of its log, ``{seconds}`` and ``{run}`` (a name that no other run has) are filled in. A
-command with ``{seconds}`` ends by itself; others are ended. Commands start in an empty folder, so
-that ``python -m`` does not find a package of ours that has the peer's name: give full paths. The
-log, of a path or a pattern, is the newest one written by this run: a table of commas with the
-columns ``step`` (agent steps) and ``_time`` (seconds since 1970), as MonoBeast and TorchBeast write
-it.
+and in the path of its log, ``{seconds}`` and ``{run}`` (a name that no other run has) are filled
+in. A command with ``{seconds}`` ends by itself; others are ended. Commands start in an empty
+folder, so that ``python -m`` does not find a package of ours that has the peer's name: give full
+paths. The log, of a path or a pattern, is the newest one written by this run: a table of commas
+with the columns ``step`` (agent steps) and ``_time`` (seconds since 1970), as MonoBeast and
+TorchBeast write it.
 """
 
 from __future__ import annotations

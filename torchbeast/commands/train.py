@@ -32,7 +32,7 @@ def train(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name in ("-h", "--help"):
         print(
-            f"usage: torchbeast train ALGORITHM [flags]\n\nALGORITHM is one of {names}, or your own "
+            f"usage: torchbeast train ALGORITHM [flags]\n\nALGORITHM is {names}, or your own "
             f"(path/to/file.py:Class).\nIts flags: torchbeast train ppo --help"
         )
         return 0
