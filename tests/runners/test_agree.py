@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import pytest
 import torch
-from runners.test_run import BATCH, make, train
+from runners.test_run import BATCH, B, T, make, train
 
+from torchbeast.algorithms import a2c, impala, ppo
 from torchbeast.tools import checkpoint
 
 
-@pytest.mark.parametrize("use_lstm", [False, True])
-def test_serial_equals_async_without_lag(tmp_path: pathlib.Path, use_lstm: bool) -> None:
-    for name, system in [
+ON_POLICY: dict[str, Any] = {
+    "impala": impala.Config(unroll_length=T, batch_size=B, learning_rate=0.01, max_lag=0),
+    "a2c": a2c.Config(unroll_length=T, batch_size=B, learning_rate=0.01),
+    "ppo": ppo.Config(unroll_length=T, batch_size=B, num_minibatches=2, learning_rate=0.01),
+}
+NORMALISED = {"normalize_observations": True, "normalize_rewards": True}
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("network", [{}, {"use_lstm": True}, NORMALISED], ids=str)
+def test_serial_equals_async_without_lag(
+    tmp_path: pathlib.Path, name: str, network: dict[str, Any]
+) -> None:
+    for shape, system in [
         ("serial", {"num_envs": 2}),
         ("async", {"num_actors": 1, "envs_per_actor": 2}),
     ]:
-        config = make(
-            tmp_path / name,
-            system=system,
-            algorithm={"max_lag": 0},
-            network={"use_lstm": use_lstm},
-        )
+        learned = ON_POLICY[name]
+        config = make(tmp_path / shape, learned=learned, system=system, network=network)
         assert train(config).steps == 10 * BATCH
-    one, other = (checkpoint.load(tmp_path / name / "run") for name in ("serial", "async"))
+    one, other = (checkpoint.load(tmp_path / shape / "run") for shape in ("serial", "async"))
     for key, value in one.model.items():
         assert torch.equal(value, other.model[key]), key
     games = [

@@ -38,8 +38,8 @@ def updates(reduction: str, rank: int, size: int) -> list[torch.Tensor]:
     data = torch.randn(STEPS, 8, 3)
     share = slice(rank * 8 // size, (rank + 1) * 8 // size)
     for x in data[:, share]:
-        row = algorithm.model.encoder(x[None])
-        value = algorithm.model.value(row).square()
+        _, features = algorithm.model.trunks(x[None])
+        value = algorithm.model.value(features).square()
         loss = value.sum() if reduction == "sum" else value.mean()
         algorithm.gradient_step(loss, algorithm.optimizer, None, reduction=reduction)
     return [p.detach() for p in algorithm.model.parameters()]

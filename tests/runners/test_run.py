@@ -29,10 +29,13 @@ T, B = 5, 2
 BATCH = T * B
 
 
-def make(path: pathlib.Path, updates: int = 10, **groups: dict[str, Any]) -> RunConfig:
+def make(
+    path: pathlib.Path, updates: int = 10, learned: Any = None, **groups: dict[str, Any]
+) -> RunConfig:
+    """Returns a small checked config; ``learned`` is the algorithm's, by default IMPALA's."""
     config = RunConfig(
-        env=EnvConfig("CartPole-v1"),
-        algorithm=impala.Config(unroll_length=T, batch_size=B, learning_rate=0.01),
+        env=EnvConfig("CartPole-v1", env_backend="gymnasium"),
+        algorithm=learned or impala.Config(unroll_length=T, batch_size=B, learning_rate=0.01),
         network=NetworkConfig(hidden_sizes=(8,)),
         system=SystemConfig(total_steps=updates * BATCH, torch_threads=1),
         output=OutputConfig(

@@ -113,9 +113,12 @@ class PPO(Algorithm):
             group["lr"] = learning_rate(steps, self.total_steps, c.learning_rate)
 
         experience = self._experience(batch)
+        # Of its own, and a function of the steps: acting draws the same numbers wherever it runs,
+        # and a resumed run shuffles as it would have.
+        generator = torch.Generator().manual_seed(steps)
         metrics: list[dict[str, Tensor]] = []
         for _ in range(c.num_epochs):
-            for minibatch in self._minibatches(experience):
+            for minibatch in self._minibatches(experience, generator):
                 metrics.append(self._gradient_step(minibatch, clip_ratio))
             if c.target_kl is not None:
                 latest = torch.stack([m["kl"] for m in metrics[-c.num_minibatches :]])
@@ -158,8 +161,10 @@ class PPO(Algorithm):
         last, _ = self.model(batch.rows(slice(-1, None)), ())
         return torch.cat([batch.extras["value"][:-1], last.value])
 
-    def _minibatches(self, experience: Experience) -> Iterator[Experience]:
-        order = torch.randperm(experience.value.shape[1], device=self.device)
+    def _minibatches(
+        self, experience: Experience, generator: torch.Generator
+    ) -> Iterator[Experience]:
+        order = torch.randperm(experience.value.shape[1], generator=generator).to(self.device)
         for index in order.tensor_split(self.config.num_minibatches):
             yield tree_map(lambda x, index=index: x.index_select(1, index), experience)
 

@@ -34,7 +34,9 @@ class Slot:
     ) -> None:
         own = memory is None
         if own:
-            memory = bytearray(self.num_bytes(spec, unroll_length, batch_size))
+            # torch aligns it as shared memory is: products of equal numbers are then equal.
+            size = self.num_bytes(spec, unroll_length, batch_size)
+            memory = torch.empty(size, dtype=torch.uint8).numpy().data
         tree: Any = tuple(spec)
         specs, treedef = optree.tree_flatten(tree, is_leaf=is_spec)
         offset = 0

@@ -114,19 +114,22 @@ def ppo_mujoco(config: RunConfig) -> RunConfig:
     return changed(
         config,
         algorithm=dict(
-            unroll_length=512,
+            unroll_length=256,
             batch_size=4,
-            num_minibatches=32,
+            num_minibatches=16,
             num_epochs=10,
-            discounting=0.99,
-            gae_lambda=0.95,
-            learning_rate=0.0003,
+            discounting=0.98,
+            gae_lambda=0.92,
+            clip_ratio=0.1,
+            learning_rate=0.0001,
+            learning_rate_schedule="constant",
         ),
         network=dict(
             normalize_observations=True,
             normalize_rewards=True,
             hidden_sizes=(256, 256),
-            log_std_init=-1.0,
+            activation="relu",
+            log_std_init=-2.0,
         ),
         system=dict(total_steps=1_000_000),
     )

@@ -281,6 +281,8 @@ class Run:
 
 def _acts_as(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Returns whether two configs, as nested dicts, have the same environments in one process."""
-    settings = [("system", name) for name in ("num_learners", "num_actors", "num_envs")]
-    settings.append(("env", "env_workers"))
-    return all(before[group][name] == now[group][name] for group, name in settings)
+    system = ("num_learners", "num_actors", "num_envs", "env_groups")
+    env = ("env_workers", "env_backend")
+    settings = [*(("system", name) for name in system), *(("env", name) for name in env)]
+    # An old run has no setting that came later: its environments begin anew.
+    return all(before[group].get(name) == now[group][name] for group, name in settings)
