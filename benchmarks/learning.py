@@ -62,9 +62,9 @@ EXPERIMENTS = {
     "ppo-spaceinvaders": Experiment(
         "ppo", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 10_000_000, 131.0
     ),
-    "ppo-minigrid": Experiment("ppo", ("--env", "MiniGrid-DoorKey-5x5-v0"), 3, 500_000, 0.9),
-    "ppo-memory": Experiment("ppo", ("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
-    "ppo-memory-feedforward": Experiment("ppo", ("--env", "TMaze-v0"), 3, 1_000_000, 0.9),
+    "ppo-minigrid": Experiment("ppo", ("--env", "MiniGrid-DoorKey-5x5-v0"), 3, 200_000, 0.9),
+    "ppo-memory": Experiment("ppo", ("--env", "TMaze-v0", "--use_lstm"), 3, 300_000, 0.9),
+    "ppo-memory-feedforward": Experiment("ppo", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
     "ppo-pong": Experiment("ppo", ("--env", "PongNoFrameskip-v4"), 3, 4_000_000, 18.0),
 }
 

@@ -1,8 +1,11 @@
 """The equations: pure functions of plain tensors, time-major [T, B]; knows no other folder."""
 
 from torchbeast.ops.distributions import (
+    Bernoulli,
     Categorical,
     DiagonalGaussian,
+    Distribution,
+    Joint,
     MultiCategorical,
     mask_logits,
 )
@@ -23,8 +26,11 @@ from torchbeast.ops.vtrace import VTrace, VTraceFromLogits, vtrace, vtrace_from_
 
 __all__ = [
     "SCHEDULES",
+    "Bernoulli",
     "Categorical",
     "DiagonalGaussian",
+    "Distribution",
+    "Joint",
     "Moments",
     "MultiCategorical",
     "NStepReturns",
