@@ -12,7 +12,6 @@ from runners.test_run import BATCH, B, T, make, train
 from torchbeast.algorithms import a2c, impala, ppo
 from torchbeast.tools import checkpoint
 
-
 ON_POLICY: dict[str, Any] = {
     "impala": impala.Config(unroll_length=T, batch_size=B, learning_rate=0.01, max_lag=0),
     "a2c": a2c.Config(unroll_length=T, batch_size=B, learning_rate=0.01),
