@@ -64,7 +64,7 @@ class Reinforce(Algorithm):
         advantage = ops.gae(
             v_tm1=value,
             v_t=output.value[1:],
-            r_t=nxt.reward,
+            r_t=self.rewards(batch),
             discount_t=self.config.discounting * nxt.discount,
             lambda_=1.0,
             valid=valid,

@@ -172,6 +172,10 @@ def test_presets(run: Run, tmp_path: pathlib.Path) -> None:
         (["--learning_rat", "1"], ["--learning_rate"]),
         (["--optimizer", "sgd"], ["rmsprop"]),
         (["--env_kwargs", "size"], ["NAME=VALUE"]),
+        (["--discounting", "1.5"], ["--discounting of 0 to 1"]),
+        (["--learning_rate", "-1"], ["--learning_rate of 0 or more"]),
+        (["--hidden_sizes", "8", "0"], ["--hidden_sizes of 1 or more"]),
+        (["--normalize_rewards", "--reward_clipping", "abs_one"], ["--reward_clipping none"]),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import pickle
 
 import pytest
 from test_cli import Run, refused, run  # noqa: F401
 
-from torchbeast import algorithms
-from torchbeast.runners.config import RunConfig, load_config
+from torchbeast.runners.config import default_config, load_config
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 ALGORITHM = f"{EXAMPLES / 'own_algorithm.py'}:Reinforce"
@@ -73,10 +73,49 @@ def test_an_environment_of_ones_own(run: Run) -> None:  # noqa: F811
 
 
 def test_another_process_makes_the_config_again() -> None:
-    config = RunConfig(algorithm=algorithms.find(ALGORITHM).config_type(learning_rate=0.5))
+    config = default_config(ALGORITHM)
+    settings = dataclasses.replace(config.algorithm, learning_rate=0.5)
+    config = dataclasses.replace(config, algorithm=settings)
     again = pickle.loads(pickle.dumps(config))
     assert again == config
     assert again.algo == ALGORITHM
+    assert again.algorithm.learning_rate == 0.5
+
+
+INHERITS = """
+from torchbeast.algorithms.ppo import PPO
+
+class Loud(PPO):
+    def update(self, batch, steps):
+        update = super().update(batch, steps)
+        return update._replace(metrics=update.metrics | {"loud": update.metrics["kl"] * 0 + 7})
+"""
+
+
+def test_it_may_inherit_the_settings(run: Run, tmp_path: pathlib.Path) -> None:  # noqa: F811
+    (tmp_path / "loud.py").write_text(INHERITS)
+    flags = ["--num_learners", "2", "--xpid", "own"]
+    code, out, err = run("train", f"{tmp_path}/loud.py:Loud", *SMALL, *flags)
+    assert code == 0, out + err
+    header = (tmp_path / "own" / "logs.csv").read_text().splitlines()[0]
+    assert "loud" in header.split(",")
+
+
+def test_files_are_found_from_any_folder(
+    run: Run,  # noqa: F811
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(EXAMPLES)
+    flags = ["--env", "own_env.py:make_env", "--network", "own_network.py:Encoder"]
+    common = ["--unroll_length", "8", "--batch_size", "4", *QUIET, "--xpid", "own"]
+    code, out, err = run(
+        "train", "own_algorithm.py:Reinforce", *flags, *common, "--total_steps", "64"
+    )
+    assert code == 0, out + err
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("resume", "own", "--total_steps", "128")
+    assert code == 0, out + err
 
 
 @pytest.mark.parametrize(
@@ -93,6 +132,13 @@ def test_another_process_makes_the_config_again() -> None:
             "class Own(Algorithm):\n  config_type = Config\n",
             ["unroll_length"],
         ),
+        (
+            "import dataclasses\nfrom torchbeast.algorithms import Algorithm\n"
+            "@dataclasses.dataclass\nclass Config:\n  batch_size: int = 8\n"
+            "  unroll_length: int = 8\n  seed: int = 0\n"
+            "class Own(Algorithm):\n  config_type = Config\n",
+            ["seed", "names of their own"],
+        ),
         ("", ["'Own'"]),
     ],
 )
@@ -106,3 +152,16 @@ def test_mistakes_are_told(
     file.write_text(text)
     refused(run("train", f"{file}:Own"), *words)
     refused(run("train", str(tmp_path / "missing.py:Own")), "missing.py")
+
+
+@pytest.mark.parametrize("place", ["algorithm", "network", "env"])
+def test_a_file_that_cannot_be_imported(run: Run, tmp_path: pathlib.Path, place: str) -> None:  # noqa: F811
+    file = tmp_path / f"broken_{place}.py"
+    file.write_text("def f(:")
+    name = f"{file}:Own"
+    flags = {"network": ["--network", name], "env": ["--env", name]}.get(place, [])
+    code, out, err = run("train", name if place == "algorithm" else "ppo", *SMALL, *flags)
+    assert code == 2
+    assert file.name in out + err
+    assert "SyntaxError" in out + err  # with the user's own traceback
+    assert "torchbeast/commands" not in out + err

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+import traceback
 import zlib
 from types import ModuleType
 from typing import Any
@@ -27,18 +28,23 @@ def load(name: str) -> Any:
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
         raise ValueError(f"expected module:name or path/to/file.py:name, got {name!r}")
-    module = _module_of_file(pathlib.Path(where)) if where.endswith(".py") else _module(where)
+    try:
+        module = _module_of_file(pathlib.Path(where)) if where.endswith(".py") else _module(where)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{where} cannot be imported\n{traceback.format_exc()}") from error
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise ValueError(f"expected {attribute!r} in {where}, which has {', '.join(public)}")
     return getattr(module, attribute)
 
 
-def reference(kind: type) -> str:
-    """Returns the reference by which ``load`` finds a class, in any process."""
-    module = sys.modules[kind.__module__]
-    of_file = kind.__module__.startswith(FILE_PREFIX)
-    return f"{module.__file__ if of_file else kind.__module__}:{kind.__qualname__}"
+def absolute(name: str) -> str:
+    """Returns ``name`` with the full path of its file, good in any folder; others as they are."""
+    where, _, attribute = name.rpartition(":")
+    path = pathlib.Path(where)
+    return f"{path.resolve()}:{attribute}" if where.endswith(".py") and path.is_file() else name
 
 
 def _module(name: str) -> ModuleType:

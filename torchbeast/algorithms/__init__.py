@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from typing import Any
 
 from torchbeast import user_code
@@ -42,20 +41,17 @@ def find(name: str) -> type[Algorithm]:
 
 
 def name_of(config: Any) -> str:
-    """Returns the name under which ``find`` finds the algorithm with these settings.
+    """Returns the name of the built-in algorithm with these settings.
 
     Raises:
-        ValueError: no algorithm has settings of this type.
+        ValueError: no built-in algorithm has settings of this type.
     """
-    kind = type(config)
     for name, algorithm in ALGORITHMS.items():
-        if algorithm.config_type is kind:
+        if algorithm.config_type is type(config):
             return name
-    for value in vars(sys.modules[kind.__module__]).values():
-        if isinstance(value, type) and getattr(value, "config_type", None) is kind:
-            return user_code.reference(value)
     raise ValueError(
-        f"expected settings that an algorithm names as its config_type, got {kind.__qualname__}"
+        f"expected settings of {', '.join(ALGORITHMS)}, got {type(config).__qualname__}; say "
+        f"RunConfig(algo='path/to/file.py:Class', ...) for an algorithm of your own"
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Algorithm, Once, Update
-from torchbeast.algorithms.gradients import summed_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree
 
 
@@ -20,7 +19,7 @@ class Config:
     unroll_length: int = 5
     """T: steps in a rollout."""
     batch_size: int = 16
-    """B: rollouts in a batch, over all learners; by default one for each environment."""
+    """B: rollouts in a batch, over all learners; as many environments act."""
     discounting: float = 0.99
     """Discount factor gamma."""
     gae_lambda: float = 1.0
@@ -85,11 +84,10 @@ class A2C(Algorithm):
         policy = self.model.distribution(output.logits[:-1])
         valid = (~nxt.first).float()  # nobody chose the step into a new episode
 
-        reward = nets.normalised_rewards(self.model, batch, summed_over_ranks)
         advantage = ops.gae(
             v_tm1=value,
             v_t=output.value[1:],
-            r_t=reward.clamp(-1, 1) if c.reward_clipping == "abs_one" else reward,
+            r_t=self.rewards(batch),
             discount_t=c.discounting * nxt.discount,
             lambda_=c.gae_lambda,
             valid=valid,
@@ -109,7 +107,6 @@ class A2C(Algorithm):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(steps, self.total_steps, c.learning_rate)
         norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="mean")
-        nets.observe(self.model, batch, summed_over_ranks)
         return Update(
             {
                 "total_loss": loss,

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchbeast import ops
-from torchbeast.algorithms.gradients import sum_over_ranks
+from torchbeast import nets, ops
+from torchbeast.algorithms.ranks import reduce_gradients, sum_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree, rollout_spec, zero_rows
-from torchbeast.nets import NetworkConfig
 
 MAX_SKIPPED_UPDATES = 10  # in a row, before a run is called diverged
 
@@ -20,7 +19,7 @@ class Once(NamedTuple):
     """The algorithm learns once from each rollout."""
 
     unroll_length: int  # T
-    batch_size: int  # B, over all learners
+    batch_size: int  # B of this learner
     max_lag: int | None  # versions that the acting weights may be behind; None: any
 
 
@@ -58,7 +57,7 @@ class Algorithm(ABC):
     _skipped_in_a_row = 0
 
     def __init__(
-        self, config: Any, network: NetworkConfig, spec: EnvSpec, total_steps: int
+        self, config: Any, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
     ) -> None:
         self.config = config
         self.spec = spec
@@ -91,6 +90,23 @@ class Algorithm(ABC):
             action, extras, _ = self.act(self.model, on_device, on_device.state, True)
         return rollout_spec(row._replace(action=action, extras=extras, state=state))
 
+    def rewards(self, batch: Rollout) -> Tensor:
+        """Returns the rewards [T, B] of a batch's transitions, as learning wants them.
+
+        With ``--normalize_rewards`` divided by their running scale, into which these are taken;
+        with a setting ``reward_clipping`` of abs_one clamped to [-1, 1].
+        """
+        reward = nets.normalised_rewards(self.model, batch, sum_over_ranks)
+        clipped = getattr(self.config, "reward_clipping", "none") == "abs_one"
+        return reward.clamp(-1, 1) if clipped else reward
+
+    def observe(self, batch: Rollout) -> None:
+        """Takes a batch that was learned from into the statistics of ``--normalize_observations``.
+
+        The learner calls it after ``update``: until then the model sees what it saw when it acted.
+        """
+        nets.observe(self.model, batch, sum_over_ranks)
+
     def gradient_step(
         self,
         loss: Tensor,
@@ -101,7 +117,8 @@ class Algorithm(ABC):
         """Returns the gradient's norm after one step: zero, backward, over ranks, clip, step.
 
         ``reduction`` says whether ``loss`` is a sum or a mean over the batch, so that several
-        ranks with a share of the batch each make the step that one rank with all of it makes.
+        ranks with a share of the batch each make the step that one rank with all of it makes; a
+        mean over chosen transitions only, or standardised within the share, makes it nearly.
         A step whose gradient is not finite is left out, and the optimizer does not see it.
 
         Raises:
@@ -110,7 +127,7 @@ class Algorithm(ABC):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        sum_over_ranks(parameters, average=reduction == "mean")
+        reduce_gradients(parameters, average=reduction == "mean")
         norm = ops.clip_grad_norm(parameters, max_norm)
         if torch.isfinite(norm):
             optimizer.step()
@@ -125,9 +142,11 @@ class Algorithm(ABC):
         return norm
 
     def to(self, device: torch.device) -> None:
-        """Moves the model to ``device``; call it before the first update."""
+        """Moves model and targets to ``device``; call it before the first update."""
         self.device = device
-        self.model.to(device)
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of every attribute that has one: model, optimizers, targets."""

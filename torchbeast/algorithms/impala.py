@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Algorithm, Once, Update
-from torchbeast.algorithms.gradients import summed_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree
 
 
@@ -96,11 +95,10 @@ class Impala(Algorithm):
         log_prob = policy.log_prob(now.action)
         with torch.no_grad():
             rho = (log_prob - behaviour_policy.log_prob(now.action)).exp() * valid
-        reward = nets.normalised_rewards(self.model, batch, summed_over_ranks)
         targets = ops.vtrace(
             v_tm1=value,
             v_t=output.value[1:],
-            r_t=reward.clamp(-1, 1) if c.reward_clipping == "abs_one" else reward,
+            r_t=self.rewards(batch),
             discount_t=c.discounting * nxt.discount,
             rho_tm1=rho,
             lambda_=c.vtrace_lambda,
@@ -116,7 +114,6 @@ class Impala(Algorithm):
         for group in self.optimizer.param_groups:
             group["lr"] = ops.linear(steps, self.total_steps, c.learning_rate)
         norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="sum")
-        nets.observe(self.model, batch, summed_over_ranks)
         return Update(
             {
                 "total_loss": loss,
@@ -124,6 +121,6 @@ class Impala(Algorithm):
                 "baseline_loss": baseline_loss,
                 "entropy_loss": entropy_loss,
                 "grad_norm": norm,
-                "rho": rho.mean(),
+                "rho": rho.sum() / valid.sum().clamp(min=1),
             }
         )

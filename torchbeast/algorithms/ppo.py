@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Algorithm, Once, Update
-from torchbeast.algorithms.gradients import mean_over_ranks, summed_over_ranks
+from torchbeast.algorithms.ranks import mean_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree, tree_map
 
 
@@ -22,7 +22,7 @@ class Config:
     unroll_length: int = 128
     """T: steps in a rollout."""
     batch_size: int = 8
-    """B: rollouts in a batch, over all learners; by default one for each environment."""
+    """B: rollouts in a batch, over all learners; as many environments act."""
     num_epochs: int = 4
     """Passes over each batch."""
     num_minibatches: int = 4
@@ -88,9 +88,10 @@ class PPO(Algorithm):
         columns = config.batch_size * (1 if self.recurrent else config.unroll_length)
         if not 1 <= config.num_minibatches <= columns:
             raise ValueError(
-                f"expected --num_minibatches from 1 to {columns} "
-                f"({'rollouts' if self.recurrent else 'transitions'} of a learner's batch), got "
-                f"{config.num_minibatches}"
+                f"expected --num_minibatches from 1 to {columns}, the "
+                f"{'rollouts' if self.recurrent else 'transitions'} of a learner's batch"
+                f"{' (with memory a minibatch takes whole ones)' if self.recurrent else ''}, got "
+                f"{config.num_minibatches}; change it or --batch_size"
             )
         if config.num_epochs < 1:
             raise ValueError(f"expected --num_epochs of at least 1, got {config.num_epochs}")
@@ -124,7 +125,6 @@ class PPO(Algorithm):
                 latest = torch.stack([m["kl"] for m in metrics[-c.num_minibatches :]])
                 if mean_over_ranks(latest.mean()) > c.target_kl:
                     break
-        nets.observe(self.model, batch, summed_over_ranks)
         averages = {k: torch.stack([m[k] for m in metrics]).mean() for k in metrics[0]}
         return Update(averages | {"epochs": torch.tensor(len(metrics) / c.num_minibatches)})
 
@@ -133,12 +133,11 @@ class PPO(Algorithm):
         c = self.config
         now, nxt = batch.rows(slice(None, -1)), batch.rows(slice(1, None))
         valid = (~nxt.first).float()  # nobody chose the step into a new episode
-        reward = nets.normalised_rewards(self.model, batch, summed_over_ranks)
         value = self._values(batch)
         advantage = ops.gae(
             v_tm1=value[:-1],
             v_t=value[1:],
-            r_t=reward.clamp(-1, 1) if c.reward_clipping == "abs_one" else reward,
+            r_t=self.rewards(batch),
             discount_t=c.discounting * nxt.discount,
             lambda_=c.gae_lambda,
             valid=valid,

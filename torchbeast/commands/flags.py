@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import tyro
 
-from torchbeast import algorithms, presets
+from torchbeast import presets
 from torchbeast.commands.errors import UsageError, nearest
-from torchbeast.runners.config import RunConfig, load_config, save_config
+from torchbeast.runners.config import RunConfig, default_config, load_config, save_config
 
 T = TypeVar("T")
 
@@ -44,9 +44,10 @@ def train_config(algorithm: str, program: str, arguments: Sequence[str]) -> RunC
         UsageError: the algorithm, a preset or a config file is unknown or wrong.
     """
     try:
-        defaults = RunConfig(algorithm=algorithms.find(algorithm).config_type())
+        defaults = default_config(algorithm)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    _refuse_same_names(defaults)
     sources, env = _first_look(arguments)
     base = _base(defaults, sources, env)
     flags = parse(TrainFlags(base, sources), program, arguments)
@@ -70,6 +71,18 @@ def parse(default: T, program: str, arguments: Sequence[str]) -> T:
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _refuse_same_names(config: RunConfig) -> None:
+    """Raises UsageError if a setting of the algorithm would be the flag of another setting."""
+    own = {field.name for field in dataclasses.fields(config.algorithm)}
+    groups = (config.env, config.network, config.system, config.output, Sources())
+    taken = {field.name for group in groups for field in dataclasses.fields(group)}
+    if own & taken:
+        raise UsageError(
+            f"expected settings of {config.algo} with names of their own, got "
+            f"{', '.join(sorted(own & taken))}, which other settings have; rename them"
+        )
 
 
 def _first_look(arguments: Sequence[str]) -> tuple[Sources, str]:

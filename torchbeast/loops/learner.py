@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchbeast.algorithms.base import Algorithm
-from torchbeast.algorithms.gradients import num_ranks
+from torchbeast.algorithms.ranks import num_ranks
 from torchbeast.data.queue import RolloutQueue
 from torchbeast.loops.weights import Weights
 
@@ -37,6 +37,7 @@ class Learner:
         lag = (self.version - batch.version).float().mean()
         on_device = batch.to(self.algorithm.device)
         update = self.algorithm.update(on_device, self.steps)
+        self.algorithm.observe(on_device)
         self.buffer.feedback(update.priority)
         self.version += 1
         self.steps += batch.num_transitions * num_ranks()

@@ -43,10 +43,11 @@ def _build(config: NetworkConfig, spec: EnvSpec) -> nn.Module:
     masked, seen = is_masked(spec), without_mask(spec)
     network = choose(config.network, seen.observation)
     if user_code.is_reference(network):
-        if user.is_model(own := user.load(network, spec)):
+        own = user.load(network, spec)
+        if user.is_model(own):
             user.check_model(own, network, spec, config)
             return own
-        net = _build_user(config, seen, user.load(network, seen))
+        net = _build_user(config, seen, user.load(network, seen) if masked else own)
     elif network == "mlp":
         net = _build_mlp(config, seen)
     else:

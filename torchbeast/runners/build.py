@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchbeast import algorithms, envs
-from torchbeast.algorithms.base import Algorithm, Once
+from torchbeast import algorithms, envs, user_code
+from torchbeast.algorithms.base import Algorithm
 from torchbeast.data import EnvSpec
 from torchbeast.data.queue import check_divides
 from torchbeast.loops.alternating import in_groups
@@ -23,6 +23,7 @@ from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
+from torchbeast.runners.ranges import check_ranges
 from torchbeast.runners.source import ActingJob, Source
 from torchbeast.tools.memory import keep_freed_memory
 
@@ -54,12 +55,15 @@ def checked(config: RunConfig) -> RunConfig:
     _at_least(1, envs_per_actor=system.envs_per_actor)
     _at_least(0, num_actors=system.num_actors, num_envs=system.num_envs, seed=system.seed)
     _at_least(0, num_buffers=system.num_buffers, eval_episodes=config.output.eval_episodes)
+    config = _with_full_paths(config)
     try:
+        check_ranges(config)
         _check_precision(config, device(config))
+        _divides("batch_size", batch_size, system.num_learners)
         with torch.random.fork_rng(devices=[]):
-            needs = make_algorithm(config, _spec(config.env), 1).needs
-        system = dataclasses.replace(system, num_envs=_num_envs(config, needs))
-        _check_shares(dataclasses.replace(config, system=system), needs)
+            max_lag = make_algorithm(config, _spec(config.env), system.num_learners).needs.max_lag
+        system = dataclasses.replace(system, num_envs=_num_envs(config, max_lag))
+        _check_shares(dataclasses.replace(config, system=system), max_lag)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from error
     if system.num_actors:
@@ -88,17 +92,26 @@ def _spec(config: envs.EnvConfig) -> EnvSpec:
         raise ConfigError(f"{config.name} cannot be made\n{traceback.format_exc()}") from error
 
 
-def _num_envs(config: RunConfig, needs: Once) -> int:
+def _with_full_paths(config: RunConfig) -> RunConfig:
+    """Returns ``config`` with files of the user's named so that they are found from any folder."""
+    env = dataclasses.replace(config.env, env=user_code.absolute(config.env.env))
+    network = dataclasses.replace(
+        config.network, network=user_code.absolute(config.network.network)
+    )
+    return dataclasses.replace(config, env=env, network=network)
+
+
+def _num_envs(config: RunConfig, max_lag: int | None) -> int:
     """Returns --num_envs; by default two batches, so that both halves learn from one rollout."""
     if config.system.num_actors or config.system.num_envs:
         return config.system.num_envs
-    return needs.batch_size if needs.max_lag == 0 else 2 * needs.batch_size
+    batch_size = int(config.algorithm.batch_size)
+    return batch_size if max_lag == 0 else 2 * batch_size
 
 
-def _check_shares(config: RunConfig, needs: Once) -> None:
-    system, batch_size = config.system, needs.batch_size
-    ranks, max_lag = system.num_learners, needs.max_lag
-    _divides("batch_size", batch_size, ranks)
+def _check_shares(config: RunConfig, max_lag: int | None) -> None:
+    system, batch_size = config.system, config.algorithm.batch_size
+    ranks = system.num_learners
     if system.num_actors:
         _divides("num_actors", system.num_actors, ranks)
         columns = system.envs_per_actor
@@ -166,9 +179,10 @@ def device(config: RunConfig) -> torch.device:
 
 
 def _check_precision(config: RunConfig, where: torch.device) -> None:
-    on_cpu = config.network.precision == "bf16" and where.type == "cpu"
+    on_cpu = where.type == "cpu" or config.system.num_actors > 0  # actors always are
     # Without the instructions convolutions take a path that is a hundred times slower.
-    if on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    bf16 = config.network.precision == "bf16"
+    if bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise ValueError(
             "expected a CPU with bfloat16 instructions (AVX-512 or AMX) or a GPU for "
             "--precision bf16, and this one has none; use --precision float32"

@@ -6,12 +6,12 @@ import dataclasses
 import pathlib
 import types
 import typing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
 
-from torchbeast import algorithms
+from torchbeast import algorithms, user_code
 from torchbeast.envs import EnvConfig
 from torchbeast.nets import NetworkConfig
 
@@ -47,7 +47,8 @@ class SystemConfig:
     seed: int = 1
     """Seeds weights, actions and every environment."""
     num_envs: int = 0
-    """Environments that this process steps when it acts itself; 0: twice the batch size."""
+    """Environments that this process steps when it acts itself; 0: the batch size, or twice that
+    where an algorithm takes rollouts of older weights (max_lag above 0 or None)."""
     env_groups: int = 1
     """Groups of environments that take turns: while some step, others are answered; 1: all step
     together. Pays with --env_workers or native environments."""
@@ -61,7 +62,8 @@ class SystemConfig:
     """Processes that each act and learn with a share of the batch, gradients summed. As many as
     there are cores is the fastest shape on a small machine."""
     torch_threads: int = 0
-    """Threads of PyTorch in a learner; 0: the cores divided by the learners."""
+    """Threads of PyTorch in a learner; 0: the cores divided by the learners, 1 for small networks,
+    which compute fastest so."""
     device: str = "auto"
     """Where the learner computes: auto, cpu, cuda, cuda:1, ..."""
     disable_cuda: bool = False
@@ -95,6 +97,8 @@ class OutputConfig:
     """Steps between evaluations on separate environments; 0: at the end only."""
     eval_episodes: int = 10
     """Full games per evaluation; 0: none."""
+    eval_max_steps: Count = 30_000
+    """Steps after which an evaluation gives up on the games that are not over."""
     disable_tensorboard: bool = False
     """Write no TensorBoard events."""
 
@@ -103,31 +107,45 @@ class OutputConfig:
 class RunConfig:
     """One training run."""
 
+    algo: Annotated[str, tyro.conf.Suppress] = ""  # empty: the built-in one with these settings
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     algorithm: Any = dataclasses.field(default_factory=algorithms.Impala.config_type)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
 
-    @property
-    def algo(self) -> str:
-        """Returns the name of the algorithm, or path/to/file.py:Class."""
-        return algorithms.name_of(self.algorithm)
+    def __post_init__(self) -> None:
+        if not self.algo:
+            object.__setattr__(self, "algo", algorithms.name_of(self.algorithm))
 
     def __reduce__(self) -> Any:
         """Returns how another process makes this again, where no file of the user is imported."""
         others = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _unpickled, (self.algo, vars(others.pop("algorithm")), others)
+        return _unpickled, (_fields(others.pop("algorithm")), others)
 
 
-def _unpickled(algo: str, settings: dict[str, Any], others: dict[str, Any]) -> RunConfig:
-    return RunConfig(algorithm=algorithms.find(algo).config_type(**settings), **others)
+def _unpickled(settings: dict[str, Any], others: dict[str, Any]) -> RunConfig:
+    config_type = algorithms.find(others["algo"]).config_type
+    return RunConfig(algorithm=config_type(**settings), **others)
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+
+
+def default_config(algo: str) -> RunConfig:
+    """Returns the defaults of an algorithm, by its name or as path/to/file.py:Class.
+
+    Raises:
+        ValueError: there is none, or it does not keep the contract.
+    """
+    config_type = algorithms.find(algo).config_type
+    return RunConfig(algo=user_code.absolute(algo), algorithm=config_type())
 
 
 def save_config(config: RunConfig, path: pathlib.Path) -> None:
     """Writes ``config`` as YAML that ``load_config`` and a person can read."""
-    plain = {"algo": config.algo} | to_dict(config)
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
@@ -147,7 +165,7 @@ def load_config(path: pathlib.Path, base: RunConfig | None = None) -> RunConfig:
         raise ValueError(f"--config {path}: expected groups of settings, got {type(data).__name__}")
     algo = data.pop("algo", None)
     if base is None:
-        base = RunConfig(algorithm=algorithms.find(algo or "impala").config_type())
+        base = default_config(algo or "impala")
     elif algo is not None and algo != base.algo:
         raise ValueError(f"--config {path}: expected settings of {base.algo}, got those of {algo}")
     return _merged(base, data, str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import pathlib
 import tempfile
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from gymnasium.vector.utils import batch_space
 
 from torchbeast import envs
-from torchbeast.algorithms.gradients import sum_over_ranks
+from torchbeast.algorithms.ranks import reduce_gradients
 from torchbeast.data.process import Worker, close_workers
 from torchbeast.data.slots import Slot
 from torchbeast.loops.weights import LocalWeights
@@ -35,8 +36,8 @@ class Pieces:
     """What one process of a run does, as pieces that are repeated alone.
 
     ``env`` sends T random actions to all environments of the process and takes the rows;
-    ``forward`` answers T rows of a real rollout; ``update`` learns from one real batch, with
-    learning rate 0 so that the weights stay as they are; ``all_reduce`` sums the gradients.
+    ``forward`` answers T rows of a real rollout; ``update`` learns from one real batch, and the
+    weights are put back afterwards; ``all_reduce`` sums the gradients.
 
     Args:
         config: a checked config without actor processes.
@@ -53,7 +54,7 @@ class Pieces:
             batch_size = self._algorithm.needs.batch_size
             source = LocalSource(self._algorithm, env, LocalWeights(), batch_size)
         self._env = source.env
-        self._last_step = config.system.total_steps  # where the learning rate is 0
+        self._fresh = copy.deepcopy(self._algorithm.state_dict())
         actions = batch_space(self._env.spec.action, self._env.num_envs)
         actions.seed(rank)
         self._actions = [actions.sample() for _ in range(NUM_ACTIONS)]
@@ -80,6 +81,8 @@ class Pieces:
         if self._algorithm.device.type == "cuda":
             torch.cuda.synchronize(self._algorithm.device)
         seconds = time.perf_counter() - began
+        if piece == "update":
+            self._algorithm.load_state_dict(copy.deepcopy(self._fresh))
         rollout = self._slot.rollout if piece in ACTING else self._batch
         return repeats * rollout.num_transitions, seconds
 
@@ -94,10 +97,10 @@ class Pieces:
             self._policy.answer(self._slot.row(t))
 
     def _update(self) -> None:
-        self._algorithm.update(self._batch.to(self._algorithm.device), self._last_step)
+        self._algorithm.update(self._batch.to(self._algorithm.device), 0)
 
     def _all_reduce(self) -> None:
-        sum_over_ranks(list(self._algorithm.model.parameters()), average=True)
+        reduce_gradients(list(self._algorithm.model.parameters()), average=True)
 
 
 class PieceGroup:

@@ -38,7 +38,7 @@ class Ranks:
 
     Args:
         config: a checked config.
-        state: what every rank starts from, as ``Algorithm.state_dict`` gives it; None for new.
+        state: what every rank starts from, as ``Algorithm.state_dict`` gives it.
         steps: environment steps learned from so far.
         version: updates so far.
     """
@@ -46,7 +46,7 @@ class Ranks:
     def __init__(
         self,
         config: RunConfig,
-        state: dict[str, Any] | None = None,
+        state: dict[str, Any],
         steps: int = 0,
         version: int = 0,
     ) -> None:
@@ -134,7 +134,7 @@ def follow(
     config: RunConfig,
     rank: int,
     store: pathlib.Path,
-    state: dict[str, Any] | None,
+    state: dict[str, Any],
     steps: int,
     version: int,
 ) -> None:
@@ -143,8 +143,7 @@ def follow(
         algorithm, source, learner = build(config, rank, steps)
         connection.send(("episodes", []))  # says that all is made
         _join(store, rank, config.system.num_learners)
-        if state is not None:
-            algorithm.load_state_dict(state)
+        algorithm.load_state_dict(state)
         learner.resume(steps, version)
         while True:
             if _broadcast(False):

@@ -96,8 +96,8 @@ class Run:
         self._close_later.append(self.source.close)
         version = self._take_back(saved) if saved is not None else 0
         self.learner.resume(steps, version)
-        state = self.algorithm.state_dict() if saved is not None else None
-        self.ranks = Ranks(config, state, steps, version)
+        # Also at the start: a network of the user's may not begin the same in every process.
+        self.ranks = Ranks(config, self.algorithm.state_dict(), steps, version)
         self._close_later.append(self.ranks.close)
         interval = config.output.eval_interval
         self._next_eval = interval and steps - steps % interval + interval
@@ -191,7 +191,9 @@ class Run:
             rng=capture_rng(),
             env=self.source.snapshot() if acting and self.config.system.num_learners == 1 else None,
         )
-        flags = {k: v for group in to_dict(self.config).values() for k, v in group.items()}
+        settings = to_dict(self.config)
+        flags = {"algo": settings.pop("algo")}
+        flags |= {k: v for group in settings.values() for k, v in group.items()}
         score = self.statistics.mean_return
         checkpoint.save(
             self.directory.path,
@@ -267,11 +269,17 @@ class Run:
         config = dataclasses.replace(self.config.env, life_loss=False, env_workers=0)
         env = envs.make(config, count, seed)
         try:
-            self.games = evaluate(self.algorithm, env, on_row=self._on_wait)
+            steps = self.config.output.eval_max_steps
+            self.games = evaluate(self.algorithm, env, max_steps=steps, on_row=self._on_wait)
         except Interrupted:
             return
         finally:
             env.close()
+        if len(self.games) < count:
+            self.display.note(
+                f"{count - len(self.games)} of {count} games of the evaluation were not over after "
+                f"{steps:,} steps (--eval_max_steps)"
+            )
         returns = [game.episode_return for game in self.games]
         if returns:
             mean = sum(returns) / len(returns)

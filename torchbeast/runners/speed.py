@@ -157,7 +157,7 @@ class WholeRun:
         self._parts = build(config, 0)
         try:
             self._parts.learner.resume(0, 0)
-            self._ranks = Ranks(config)
+            self._ranks = Ranks(config, self._parts.algorithm.state_dict())
         except BaseException:
             self._parts.source.close()
             raise

@@ -1,4 +1,4 @@
-"""Gradients over several learners."""
+"""Sums over several learners: of gradients, statistics and decisions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def summed_over_ranks(x: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
     """Returns the sum of all learners' ``x``."""
     if num_ranks() > 1:
         x = x.clone()
@@ -21,10 +21,10 @@ def summed_over_ranks(x: torch.Tensor) -> torch.Tensor:
 
 def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
     """Returns the mean of all learners' ``x``, so that all decide alike."""
-    return summed_over_ranks(x) / num_ranks()
+    return sum_over_ranks(x) / num_ranks()
 
 
-def sum_over_ranks(parameters: list[torch.nn.Parameter], average: bool) -> None:
+def reduce_gradients(parameters: list[torch.nn.Parameter], average: bool) -> None:
     """Makes the gradients of all ranks the sum (or average) of theirs: one flat all-reduce."""
     ranks = num_ranks()
     if ranks == 1:
