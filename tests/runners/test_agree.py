@@ -13,7 +13,9 @@ from torchbeast.algorithms import a2c, impala, ppo
 from torchbeast.tools import checkpoint
 
 ON_POLICY: dict[str, Any] = {
-    "impala": impala.Config(unroll_length=T, batch_size=B, learning_rate=0.01, max_lag=0),
+    "impala": impala.Config(
+        unroll_length=T, batch_size=B, learning_rate=0.01, max_lag=0, reward_clipping="none"
+    ),
     "a2c": a2c.Config(unroll_length=T, batch_size=B, learning_rate=0.01),
     "ppo": ppo.Config(unroll_length=T, batch_size=B, num_minibatches=2, learning_rate=0.01),
 }

@@ -135,8 +135,7 @@ def ppo_halfcheetah(config: RunConfig) -> RunConfig:
             discounting=0.98,
             gae_lambda=0.92,
             clip_ratio=0.1,
-            learning_rate=0.0001,
-            learning_rate_schedule="constant",
+            learning_rate=0.00015,
         ),
         network=dict(hidden_sizes=(256, 256), activation="relu", log_std_init=-2.0),
     )
