@@ -44,6 +44,11 @@ class Experiment(NamedTuple):
     target: float  # mean return of 100 games
 
 
+def minatar(game: str) -> tuple[str, ...]:
+    """Returns the flags of a game as gymnax plays it, whose scores are the targets."""
+    return ("--env", f"MinAtar/{game}-v1", "--env_kwargs", "sticky_action_prob=0.0")
+
+
 EXPERIMENTS = {
     "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 5, 500_000, 475.0),
     "pong": Experiment("impala", ("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
@@ -57,11 +62,9 @@ EXPERIMENTS = {
     "ppo-lunarlander": Experiment("ppo", ("--env", "LunarLander-v3"), 3, 1_000_000, 220.0),
     "ppo-halfcheetah": Experiment("ppo", ("--env", "HalfCheetah-v5"), 3, 1_000_000, 5819.0),
     "ppo-hopper": Experiment("ppo", ("--env", "Hopper-v5"), 3, 1_000_000, 2410.0),
-    "ppo-breakout": Experiment("ppo", ("--env", "MinAtar/Breakout-v1"), 3, 10_000_000, 28.0),
-    "ppo-asterix": Experiment("ppo", ("--env", "MinAtar/Asterix-v1"), 3, 10_000_000, 15.0),
-    "ppo-spaceinvaders": Experiment(
-        "ppo", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 10_000_000, 131.0
-    ),
+    "ppo-breakout": Experiment("ppo", minatar("Breakout"), 3, 10_000_000, 28.0),
+    "ppo-asterix": Experiment("ppo", minatar("Asterix"), 3, 10_000_000, 15.0),
+    "ppo-spaceinvaders": Experiment("ppo", minatar("SpaceInvaders"), 3, 10_000_000, 131.0),
     "ppo-minigrid": Experiment("ppo", ("--env", "MiniGrid-DoorKey-5x5-v0"), 3, 200_000, 0.9),
     "ppo-memory": Experiment("ppo", ("--env", "TMaze-v0", "--use_lstm"), 3, 300_000, 0.9),
     "ppo-memory-feedforward": Experiment("ppo", ("--env", "TMaze-v0"), 3, 300_000, 0.9),

@@ -120,9 +120,10 @@ def test_workers_of_all_groups_are_replaced_and_counted(tmp_path: pathlib.Path) 
 
 
 def test_groups_that_do_not_fit_are_refused(tmp_path: pathlib.Path) -> None:
-    for groups in (0, 3):
-        with pytest.raises(ConfigError, match=r"--env_groups to divide the 4 .* --num_envs"):
-            make(tmp_path, system={"num_envs": 4, "env_groups": groups})
+    with pytest.raises(ConfigError, match=r"--env_groups of 1 or more, got 0"):
+        make(tmp_path, system={"num_envs": 4, "env_groups": 0})
+    with pytest.raises(ConfigError, match=r"--env_groups to divide the 4 .* --num_envs"):
+        make(tmp_path, system={"num_envs": 4, "env_groups": 3})
     with pytest.raises(ConfigError, match=r"--env_groups to divide the 1 .* --envs_per_actor"):
         make(tmp_path, system=in_two(num_actors=2))
     with pytest.raises(ConfigError, match=r"--env_groups to divide the 1 environments"):

@@ -126,7 +126,7 @@ def _check_shares(config: RunConfig, max_lag: int | None) -> None:
             f"--envs_per_actor), or lower them"
         )
     groups, workers = system.env_groups, config.env.env_workers
-    if groups < 1 or columns % groups:
+    if columns % groups:
         raise ValueError(
             f"expected --env_groups to divide the {columns} environments, got {groups}; change "
             f"--env_groups, --num_envs or --envs_per_actor"
