@@ -13,6 +13,7 @@ from torch import distributions as td
 from torchbeast.data import EnvSpec, rollout_spec, tree_leaves, tree_map, zero_rows
 from torchbeast.data.slots import Slot
 from torchbeast.nets import NetworkConfig, build
+from torchbeast.nets.encoders import action_encoder
 from torchbeast.nets.heads import policy_head
 
 from .samples import as_tree, sample_rows
@@ -239,3 +240,12 @@ def test_the_mask_is_no_observation():
 def test_a_mask_that_does_not_fit_is_one_clear_error(spec, message):
     with pytest.raises(ValueError, match=message):
         build(NetworkConfig(), spec)
+
+
+def test_previous_actions_come_in_the_units_of_the_head() -> None:
+    low, high = np.array([-1000.0, 0.0, -np.inf]), np.array([1000.0, 4.0, np.inf])
+    space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+    encoder = action_encoder(space)
+    seen = encoder(torch.tensor([[[500.0, 1.0, 3.0], [-1000.0, 4.0, 99.0], [1e6, 2.0, -99.0]]]))
+    assert seen.tolist() == [[[0.5, -0.5, 3.0], [-1.0, 1.0, 10.0], [10.0, 0.0, -10.0]]]
+    assert encoder.out_features == 3

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchbeast.data import Tree
 
+UNBOUNDED = 1e30  # some spaces say "unbounded" with the largest float
 Path = tuple[Any, ...]  # dict keys and tuple indices that lead to a leaf
 Torso = Callable[[int, int, int], nn.Module]  # (channels, height, width) -> [N, C, H, W] -> [N, F]
 
@@ -23,7 +24,7 @@ class TreeEncoder(nn.Module):
         space: of the observations.
         torso: builds the convolutions for images; None treats images as vectors.
         is_image: which leaves go through ``torso``.
-        counted: integers count from 0, whatever ``space`` says.
+        actions: they are actions: integers count from 0, numbers are in the units of the head.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class TreeEncoder(nn.Module):
         space: spaces.Space[Any],
         torso: Torso | None = None,
         is_image: Callable[[spaces.Space[Any]], bool] = lambda space: False,
-        counted: bool = False,
+        actions: bool = False,
     ) -> None:
         super().__init__()
         found = leaves(space)
         self.paths = [path for path, _ in found]
         self.leaves = nn.ModuleList(
-            ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf, counted)
+            ImageEncoder(leaf, torso) if torso and is_image(leaf) else leaf_encoder(leaf, actions)
             for _, leaf in found
         )
         self.out_features: int = sum(encoder.out_features for encoder in self.leaves)  # type: ignore
@@ -122,19 +123,48 @@ class OneHotEncoder(nn.Module):
         return flat.eq(self.values).float()  # type: ignore[arg-type]
 
 
-def leaf_encoder(space: spaces.Space[Any], counted: bool) -> nn.Module:
-    """Returns the encoder of a leaf space, whose integers start at 0 if they are ``counted``."""
+class BoxActionEncoder(nn.Module):
+    """Real actions, flat, in the units of the policy's head; far outliers count as 10 of them."""
+
+    center: Tensor
+    half_range: Tensor
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__()
+        center, half_range = box_units(space)
+        self.out_features = center.size
+        self.register_buffer("center", torch.from_numpy(center).float(), persistent=False)
+        self.register_buffer("half_range", torch.from_numpy(half_range).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns float features [T, B, F] of actions [T, B, ...]."""
+        flat = x.reshape(*x.shape[:2], self.out_features).float()
+        return ((flat - self.center) / self.half_range).clamp(-10, 10)
+
+
+def box_units(space: spaces.Box) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns center and half the range [D] of a Box; 0 and 1 where it has no two bounds."""
+    low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
+    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (low < high)
+    low, high = np.where(bounded, (low, high), ([[-1.0], [1.0]]))
+    return (low + high) / 2, (high - low) / 2
+
+
+def leaf_encoder(space: spaces.Space[Any], actions: bool) -> nn.Module:
+    """Returns the encoder of a leaf space, of observations or of ``actions``."""
     if isinstance(space, spaces.Discrete):
-        return OneHotEncoder([int(space.n)], [0 if counted else int(space.start)])
+        return OneHotEncoder([int(space.n)], [0 if actions else int(space.start)])
     if isinstance(space, spaces.MultiDiscrete):
-        start = np.zeros_like(space.nvec) if counted else np.asarray(space.start)
+        start = np.zeros_like(space.nvec) if actions else np.asarray(space.start)
         return OneHotEncoder([int(n) for n in space.nvec.flat], [int(s) for s in start.flat])
+    if actions and isinstance(space, spaces.Box):
+        return BoxActionEncoder(space)
     return VectorEncoder(space)
 
 
 def action_encoder(space: spaces.Space[Any]) -> TreeEncoder:
     """Returns the encoder of actions as rollouts hold them: integers count from 0."""
-    return TreeEncoder(space, counted=True)
+    return TreeEncoder(space, actions=True)
 
 
 def leaves(space: spaces.Space[Any], path: Path = ()) -> list[tuple[Path, spaces.Space[Any]]]:

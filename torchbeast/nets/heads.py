@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from torchbeast.data.spec import array_specs
+from torchbeast.nets.encoders import box_units
 from torchbeast.ops.distributions import (
     Bernoulli,
     Categorical,
@@ -22,7 +23,6 @@ from torchbeast.ops.distributions import (
 )
 
 LOG_STD_RANGE = (-20.0, 2.0)  # of a learned log_std: beyond it lie numbers that overflow
-UNBOUNDED = 1e30  # some spaces say "unbounded" with the largest float
 
 
 class CategoricalHead(nn.Linear):
@@ -101,10 +101,7 @@ class GaussianHead(nn.Module):
         self.log_std = None if state_dependent_std else nn.Parameter(torch.zeros(size))
         self.log_std_init = log_std_init
         self.out_features = 2 * size
-        low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
-        bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (low < high)
-        low, high = np.where(bounded, (low, high), ([[-1.0], [1.0]]))
-        center, half_range = (low + high) / 2, (high - low) / 2
+        center, half_range = box_units(space)
         buffers = {"center": center, "half_range": half_range, "log_half_range": np.log(half_range)}
         for name, value in buffers.items():
             self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
