@@ -75,7 +75,7 @@ class Reinforce(Algorithm):
         baseline_loss = ops.baseline_loss(value, target, valid).mean()
         loss = pg_loss + self.config.baseline_cost * baseline_loss
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = ops.linear(steps, self.total_steps, self.config.learning_rate)
+        learning_rate = ops.linear(steps, self.total_steps, self.config.learning_rate)
+        ops.set_learning_rate(self.optimizer, learning_rate)
         norm = self.gradient_step(loss, self.optimizer, max_norm=0.5, reduction="mean")
         return Update({"pg_loss": pg_loss, "baseline_loss": baseline_loss, "grad_norm": norm})

@@ -103,9 +103,9 @@ class A2C(Algorithm):
         entropy_loss = share * c.entropy_cost * ops.entropy_loss(policy.entropy(), valid).sum()
         loss = pg_loss + baseline_loss + entropy_loss
 
-        learning_rate = ops.SCHEDULES[c.learning_rate_schedule]
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(steps, self.total_steps, c.learning_rate)
+        schedule = ops.SCHEDULES[c.learning_rate_schedule]
+        learning_rate = schedule(steps, self.total_steps, c.learning_rate)
+        ops.set_learning_rate(self.optimizer, learning_rate)
         norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="mean")
         return Update(
             {

@@ -111,8 +111,8 @@ class Impala(Algorithm):
         entropy_loss = c.entropy_cost * ops.entropy_loss(policy.entropy(), valid).sum()
         loss = pg_loss + baseline_loss + entropy_loss
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = ops.linear(steps, self.total_steps, c.learning_rate)
+        learning_rate = ops.linear(steps, self.total_steps, c.learning_rate)
+        ops.set_learning_rate(self.optimizer, learning_rate)
         norm = self.gradient_step(loss, self.optimizer, c.grad_norm_clipping, reduction="sum")
         return Update(
             {

@@ -109,9 +109,9 @@ class PPO(Algorithm):
         """A few passes of minibatches on the clipped losses (equation 9 of the paper)."""
         c = self.config
         clip_ratio = ops.SCHEDULES[c.clip_schedule](steps, self.total_steps, c.clip_ratio)
-        learning_rate = ops.SCHEDULES[c.learning_rate_schedule]
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(steps, self.total_steps, c.learning_rate)
+        schedule = ops.SCHEDULES[c.learning_rate_schedule]
+        learning_rate = schedule(steps, self.total_steps, c.learning_rate)
+        ops.set_learning_rate(self.optimizer, learning_rate)
 
         experience = self._experience(batch)
         # Of its own, and a function of the steps: acting draws the same numbers wherever it runs,

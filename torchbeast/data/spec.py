@@ -10,6 +10,9 @@ from gymnasium import spaces
 
 from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_map
 
+# The entry of a Dict observation that says which actions are allowed; 0 where one is forbidden.
+ACTION_MASK = "action_mask"
+
 
 class EnvSpec(NamedTuple):
     """What one environment shows and takes: two Gymnasium spaces."""

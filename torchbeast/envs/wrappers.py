@@ -9,8 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from torchbeast.data import Tree, array_specs
-
-MASK = "action_mask"  # the key in observations and in ``info``
+from torchbeast.data.spec import ACTION_MASK as MASK
 
 
 def fixed_shape(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

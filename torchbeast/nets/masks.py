@@ -7,8 +7,7 @@ from typing import Any
 from gymnasium import spaces
 
 from torchbeast.data import EnvSpec, Tree
-
-KEY = "action_mask"  # of the Dict observation; 0 where an action is forbidden
+from torchbeast.data.spec import ACTION_MASK as KEY
 
 
 def is_masked(spec: EnvSpec) -> bool:

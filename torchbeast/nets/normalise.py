@@ -17,7 +17,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from torchbeast.data import EnvSpec, Rollout, Tree, tree_leaves
-from torchbeast.nets import masks
+from torchbeast.data.spec import ACTION_MASK
 from torchbeast.nets.encoders import Path, follow, is_box_image, leaves
 from torchbeast.ops.moments import Moments, batch_sums, discounted_sums, initial_moments, merge
 
@@ -52,7 +52,7 @@ class Normalised(nn.Module):
         self.shapes: dict[Path, tuple[int, ...]] = {
             path: tuple(leaf.shape or ())
             for path, leaf in found
-            if _is_number(leaf) and path != (masks.KEY,)
+            if _is_number(leaf) and path != (ACTION_MASK,)
         }
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.seen = Running(sum(self.sizes))

@@ -32,7 +32,6 @@ class PolicyValueNet(nn.Module):
         trunks: layers between core and heads, which policy and value do not share.
         policy: the policy head.
         value: the value head, to [..., 1].
-        masked: the observations carry a mask of the allowed actions.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class PolicyValueNet(nn.Module):
         trunks: TwinMLP | None,
         policy: Head,
         value: nn.Module,
-        masked: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -52,7 +50,7 @@ class PolicyValueNet(nn.Module):
         self.trunks = trunks
         self.policy = policy
         self.value = value
-        self.masked = masked
+        self.masked = False  # whether the observations carry a mask of the allowed actions
         self.bf16 = False  # whether the encoder computes in bfloat16
 
     def forward(self, rows: Rollout, state: Tree) -> tuple[PolicyValue, Tree]:

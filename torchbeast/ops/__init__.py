@@ -10,7 +10,12 @@ from torchbeast.ops.distributions import (
     mask_logits,
 )
 from torchbeast.ops.moments import Moments, batch_sums, discounted_sums, initial_moments, merge
-from torchbeast.ops.optimizers import RMSPropTF, clip_grad_norm, make_optimizer
+from torchbeast.ops.optimizers import (
+    RMSPropTF,
+    clip_grad_norm,
+    make_optimizer,
+    set_learning_rate,
+)
 from torchbeast.ops.policy_gradient import (
     approximate_kl,
     clipped_surrogate_loss,
@@ -56,6 +61,7 @@ __all__ = [
     "merge",
     "n_step_returns",
     "policy_gradient_loss",
+    "set_learning_rate",
     "standardise",
     "vtrace",
     "vtrace_from_logits",

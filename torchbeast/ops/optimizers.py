@@ -101,6 +101,12 @@ def make_optimizer(
     raise ValueError(f"expected the optimizer rmsprop, rmsprop_tf or adam, got {name!r}")
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Makes the next steps of all parameters that long."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """Returns the global norm of the gradients [], after scaling them in place to max_norm at most.
