@@ -34,7 +34,7 @@ from torchbeast.data.slots import Slot
 from torchbeast.envs import EnvConfig
 from torchbeast.loops.alternating import in_groups
 from torchbeast.loops.learner import Learner
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
 from torchbeast.nets import NetworkConfig
 from torchbeast.runners.local import LocalSource
@@ -81,7 +81,7 @@ def forward_seconds(algorithm: impala.Impala, columns: int) -> float:
     slot = Slot(algorithm.rollout_spec(), 1, columns)
     for array in (slot.arrays.reward, slot.arrays.discount, slot.arrays.first, slot.arrays.obs):
         array[:] = 0
-    policy = Policy(algorithm, algorithm.model, LocalWeights(), columns)
+    policy = Policy(algorithm, algorithm.model, LocalWeights(), columns, places(columns))
     slot.arrays.prev_action[:] = 0
     taken = []
     for _ in range(ANSWERS):
@@ -99,8 +99,8 @@ def side(
     env = in_groups(make, groups, arguments.B, 0)
     algorithm = make_algorithm(env.spec, network, arguments)
     weights = LocalWeights()
-    source = LocalSource(algorithm, env, weights, arguments.B)
-    learner = Learner(algorithm, source.queue, weights)
+    source = LocalSource(algorithm, env, weights)
+    learner = Learner(algorithm, source.buffer, weights)
     learner.resume(1, 0)
 
     def once() -> int:
@@ -108,8 +108,8 @@ def side(
         if arguments.train:
             learner.step()
         else:
-            source.queue.get()
-            source.queue.feedback()
+            source.buffer.get()
+            source.buffer.feedback()
         source.episodes()
         return arguments.T * arguments.B
 

@@ -69,6 +69,17 @@ EXPERIMENTS = {
     "ppo-memory": Experiment("ppo", ("--env", "TMaze-v0", "--use_lstm"), 3, 300_000, 0.9),
     "ppo-memory-feedforward": Experiment("ppo", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
     "ppo-pong": Experiment("ppo", ("--env", "PongNoFrameskip-v4"), 3, 4_000_000, 18.0),
+    **{
+        f"{algorithm}-cartpole": Experiment(algorithm, ("--env", "CartPole-v1"), 3, 100_000, 475.0)
+        for algorithm in ("dqn", "c51", "qrdqn", "iqn", "rainbow", "apex")
+    },
+    "dqn-lunarlander": Experiment("dqn", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
+    "rainbow-lunarlander": Experiment("rainbow", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
+    "rainbow-pong": Experiment("rainbow", ("--env", "PongNoFrameskip-v4"), 3, 1_500_000, 18.0),
+    "r2d2-memory": Experiment("r2d2", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
+    # The control: the same without memory.
+    "dqn-memory": Experiment("dqn", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
+    "pqn-cartpole": Experiment("pqn", ("--env", "CartPole-v1"), 3, 500_000, 475.0),
 }
 
 

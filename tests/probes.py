@@ -103,12 +103,13 @@ LENGTHS = {3: 2, 6: 5, 7: 5}  # of the probes' episodes; 1 for the others
 
 
 class Probe(gymnasium.Env):
-    """The small problems P1 to P7, whose values are known (``value`` of the start, gamma 0.9).
+    """The small problems P1 to P9, whose values are known (``value`` of the start, gamma 0.9).
 
     1: one step, reward 1. 2: the observation is the reward. 3: reward 1 after the second step.
     4: action 1 earns 1 and action 0 earns -1. 5: the action must equal the sign of the
     observation. 6: reward 1, truncated after 5 steps, endless in truth. 7: the same, terminated.
     8: the action is a number in [-1, 3], and the reward falls with its distance from 2.
+    9: the reward is 0 or 1, with equal chance.
     """
 
     def __init__(self, number: int) -> None:
@@ -138,6 +139,7 @@ class Probe(gymnasium.Env):
             3: float(ends),
             4: right,
             5: right * self.sign,
+            9: (1 + self.sign) / 2,
         }.get(self.number, 1.0)
         truncates = self.number == 6
         return self._obs(), reward, ends and not truncates, ends and truncates, {}

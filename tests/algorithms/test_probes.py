@@ -44,8 +44,8 @@ def solve(name: str, number: int) -> tuple[Algorithm, LocalSource]:
     network = NetworkConfig(hidden_sizes=(16,))
     algorithm = algorithms.find(name)(SETTINGS[name], network, spec, 8 * 8 * updates)
     weights = LocalWeights()
-    source = LocalSource(algorithm, envs.make(config, 8, 0), weights, 8)
-    learner = Learner(algorithm, source.queue, weights)
+    source = LocalSource(algorithm, envs.make(config, 8, 0), weights)
+    learner = Learner(algorithm, source.buffer, weights)
     for _ in range(updates):
         source.fill()
         learner.step()

@@ -45,7 +45,7 @@ def test_every_column_leaves_once_in_order(shape, puts):
     for i in range(puts):
         slots.append(numbered(columns, i * columns))
         queue.put(slots[-1])
-        assert len(queue) == (i + 1) * columns - len(seen)
+        assert queue.waiting() == (i + 1) * columns - len(seen)
         while queue.ready():
             batch = queue.get()
             assert batch.reward.shape == (T + 1, batch_size)
@@ -54,7 +54,7 @@ def test_every_column_leaves_once_in_order(shape, puts):
             seen += batch.version.tolist()
             queue.feedback()
     assert seen == list(range(len(seen)))
-    assert len(queue) == puts * columns - len(seen) < batch_size
+    assert queue.waiting() == puts * columns - len(seen) < batch_size
     assert [id(slot) for slot in freed] == [id(slot) for slot in slots[: len(freed)]]
     assert len(freed) == len(seen) // columns
 

@@ -72,7 +72,7 @@ class TapeAlgorithm(Algorithm):
         return (torch.zeros(1, batch_size, 1),)
 
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         weight = model.weight.detach().round().reshape(())
         self.tape.append(("act", int(rows.obs[0, 0])))
@@ -104,9 +104,9 @@ class TapeWeights(LocalWeights):
 def make(num_envs: int = 1, batch_size: int = 1, on_row: Any = None) -> Any:
     tape: list[Any] = []
     algorithm, weights = TapeAlgorithm(tape, batch_size), TapeWeights(tape)
-    source = LocalSource(algorithm, TapeEnv(tape, num_envs), weights, batch_size, on_row)
+    source = LocalSource(algorithm, TapeEnv(tape, num_envs), weights, on_row)
     tape.clear()
-    return tape, source, Learner(algorithm, source.queue, weights)
+    return tape, source, Learner(algorithm, source.buffer, weights)
 
 
 def test_acting_learning_publishing_take_turns() -> None:
@@ -149,7 +149,7 @@ def test_rows_of_a_rollout() -> None:
     batches = []
     for _ in range(4):
         source.fill()
-        slot = source.queue._filled[0]
+        slot = source.buffer._filled[0]
         batches.append(Rollout(*(x.clone() if isinstance(x, Tensor) else x for x in slot.rollout)))
         batches[-1] = batches[-1]._replace(state=slot.rollout.state[0].clone())
         learner.step()
@@ -183,14 +183,14 @@ def test_acting_goes_on_from_a_snapshot() -> None:
     saved = source.snapshot()
     tape.clear()
     source.fill()
-    expected, whole = list(tape), source.queue._filled[0].rollout
+    expected, whole = list(tape), source.buffer._filled[0].rollout
     tape, other, _ = make()
     with torch.no_grad():
         other.actor.policy._model.weight += 1
     other.restore(saved)
     tape.clear()
     other.fill()
-    rollout = other.queue._filled[0].rollout
+    rollout = other.buffer._filled[0].rollout
     assert tape == expected
     for field in ("obs", "reward", "first", "prev_action", "action"):
         assert torch.equal(getattr(rollout, field), getattr(whole, field)), field
@@ -207,7 +207,7 @@ def test_an_interrupted_rollout_is_not_learned_from() -> None:
     _, source, learner = make(on_row=on_row)
     with pytest.raises(Interrupted):
         source.fill()
-    assert len(source.queue) == 0
+    assert source.buffer.waiting() == 0
     source.fill()  # its slot is free again
-    assert source.queue._filled[0].rollout.obs[:, 0].tolist() == [1, 2, 3, 4]
+    assert source.buffer._filled[0].rollout.obs[:, 0].tolist() == [1, 2, 3, 4]
     learner.step()

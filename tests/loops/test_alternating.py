@@ -17,7 +17,7 @@ from torchbeast.envs.vector import EnvError, Step, VectorEnv
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.alternating import Alternating, EnvGroups, in_groups, make_actor
 from torchbeast.loops.learner import Learner
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.source import Interrupted
@@ -93,7 +93,7 @@ class StreamAlgorithm(Algorithm):
         return (torch.zeros(2, batch_size, 1, dtype=torch.float64),)
 
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         self.tape.append(("answer", int(rows.obs[0, 0, 1]) // 1000))
         weight = model.weight.detach().reshape(())
@@ -118,14 +118,14 @@ def groups_of(count: int, **kwargs: Any) -> VectorEnv:
 
 def make(env: VectorEnv, on_row: Any = None, tape: list[Any] | None = None) -> Any:
     algorithm, weights = StreamAlgorithm(tape), LocalWeights()
-    source = LocalSource(algorithm, env, weights, B, on_row)
-    return source, Learner(algorithm, source.queue, weights)
+    source = LocalSource(algorithm, env, weights, on_row)
+    return source, Learner(algorithm, source.buffer, weights)
 
 
 def take(source: Any, learner: Any) -> Rollout:
     """Returns a copy of the next rollout after learning from it."""
     source.fill()
-    rollout = Rollout(*tree_map(torch.clone, tuple(source.queue._filled[0].rollout)))
+    rollout = Rollout(*tree_map(torch.clone, tuple(source.buffer._filled[0].rollout)))
     learner.step()
     return rollout
 
@@ -154,7 +154,7 @@ def test_one_group_is_answered_while_the_other_steps() -> None:
     tape: list[Any] = []
     env = EnvGroups([StreamEnv([0], tape), StreamEnv([1], tape)])
     algorithm = StreamAlgorithm()
-    actor = make_actor(env, Policy(algorithm, algorithm.model, LocalWeights(), 2))
+    actor = make_actor(env, Policy(algorithm, algorithm.model, LocalWeights(), 2, places(2)))
     slot = Slot(algorithm.rollout_spec(), T, 2)
     algorithm.act, act = lambda *a: tape.append("answer") or act(*a), algorithm.act  # type: ignore[func-returns-value, method-assign]
     actor.collect(slot)
@@ -176,7 +176,9 @@ def test_newer_weights_come_in_for_all_groups_at_once() -> None:
             return self._version
 
     algorithm = StreamAlgorithm()
-    actor = make_actor(groups_of(2), Policy(algorithm, algorithm.model, NewEveryTime(), B))
+    actor = make_actor(
+        groups_of(2), Policy(algorithm, algorithm.model, NewEveryTime(), B, places(B))
+    )
     slot = Slot(algorithm.rollout_spec(), T, B)
     for version in (1, 2):
         actor.collect(slot)
@@ -193,8 +195,8 @@ def test_an_interrupted_rollout_leaves_all_groups_ready_to_go_on(at: int) -> Non
 
     def next_rollout(source: Any) -> Rollout:
         source.fill()
-        rollout = Rollout(*tree_map(torch.clone, tuple(source.queue.get())))
-        source.queue.feedback()
+        rollout = Rollout(*tree_map(torch.clone, tuple(source.buffer.get())))
+        source.buffer.feedback()
         return rollout
 
     tape: list[Any] = []
@@ -205,7 +207,7 @@ def test_an_interrupted_rollout_leaves_all_groups_ready_to_go_on(at: int) -> Non
         next_rollout(source)
     with pytest.raises(Interrupted):
         source.fill()
-    assert len(source.queue) == 0
+    assert source.buffer.waiting() == 0
     assert sum(what == "send" for what, _ in tape) == sum(what == "recv" for what, _ in tape)
     rollout = next_rollout(source)
     # What groups 0 and 1 had answered; each goes on there, as if nothing had happened.
@@ -218,7 +220,9 @@ def test_an_error_of_one_group_leaves_the_others_heard() -> None:
     tape: list[Any] = []
     groups = [StreamEnv([0], tape), StreamEnv([1], tape, breaks_at=1), StreamEnv([2], tape)]
     algorithm = StreamAlgorithm()
-    actor = make_actor(EnvGroups(groups), Policy(algorithm, algorithm.model, LocalWeights(), 3))
+    actor = make_actor(
+        EnvGroups(groups), Policy(algorithm, algorithm.model, LocalWeights(), 3, places(3))
+    )
     with pytest.raises(EnvError, match="left the universe"):
         actor.collect(Slot(algorithm.rollout_spec(), T, 3))
     assert [group.pending is None for group in groups] == [True, False, True]
@@ -305,6 +309,6 @@ def test_all_groups_are_closed_whatever_one_does() -> None:
 
 def test_who_acts() -> None:
     algorithm = StreamAlgorithm()
-    policy = Policy(algorithm, algorithm.model, LocalWeights(), B)
+    policy = Policy(algorithm, algorithm.model, LocalWeights(), B, places(B))
     assert type(make_actor(groups_of(1), policy)) is Actor
     assert type(make_actor(groups_of(2), policy)) is Alternating

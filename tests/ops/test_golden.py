@@ -23,6 +23,12 @@ OPERATIONS = (
     "ppo_losses",
     "reward_normalization",
     "distributions",
+    "q_learning",
+    "c51",
+    "quantile_huber",
+    "value_rescale",
+    "r2d2_sequence",
+    "per",
     "misc",
 )
 
@@ -242,6 +248,81 @@ def test_distributions(case: Case, dtype: torch.dtype) -> None:
         check(value, case.expected[name], dtype, name)
 
 
+def not_terminal(case: Case, dtype: torch.dtype) -> torch.Tensor:
+    return case.params["discount"] * (1 - case.tensors(dtype)["terminated"]).to(dtype)
+
+
+def test_q_learning(case: Case, dtype: torch.dtype) -> None:
+    x, discount = case.tensors(dtype), not_terminal(case, dtype)
+    q = ops.chosen(x["q_tm1"], x["actions"])
+    for kind, chooser in {"dqn": "q_next_target", "double": "q_next_online"}.items():
+        next_action = ops.greedy(x[chooser])
+        td = ops.q_target(x["rewards"], discount, x["q_next_target"], next_action) - q
+        check(td, case.expected[f"td_{kind}"], dtype, f"td_{kind}")
+        loss = ops.huber(td, case.params["huber_kappa"])
+        check(loss, case.expected[f"huber_{kind}"], dtype, f"huber_{kind}")
+
+
+def test_c51(case: Case, dtype: torch.dtype) -> None:
+    x, p = case.tensors(dtype), case.params
+    atoms = torch.linspace(p["v_min"], p["v_max"], p["n_atoms"], dtype=dtype)
+    logits = ops.chosen(x["logits"], x["actions"])
+    for kind, chooser in {"dqn": "next_logits_target", "double": "next_logits_online"}.items():
+        expected = case.expected[kind]
+        next_action = ops.greedy(ops.expected_value(x[chooser], atoms))
+        assert next_action.tolist() == expected["next_action"]
+        z = ops.chosen(x["next_logits_target"], next_action).softmax(-1)
+        m = ops.categorical_projection(atoms, z, x["rewards"], not_terminal(case, dtype))
+        check(m, expected["projected"], dtype, "projected")
+        loss = ops.categorical_loss(logits, m)
+        check(loss, expected["loss"], dtype, "loss")
+        check(loss + torch.xlogy(m, m).sum(-1), expected["kl"], dtype, "kl")
+
+
+def test_quantile_huber(case: Case, dtype: torch.dtype) -> None:
+    x, kappa = case.tensors(dtype), case.params["kappa"]
+    quantiles = x["quantiles"].requires_grad_()
+    loss = ops.quantile_huber_loss(quantiles, x["taus"], x["target_quantiles"], kappa)
+    check(loss, case.expected["loss"], dtype, "loss")
+    (grad,) = torch.autograd.grad(loss.sum(), quantiles)
+    check(grad, case.expected["grad_quantiles"], dtype, "grad_quantiles")
+    divided = ops.quantile_huber_loss(
+        quantiles, x["taus"], x["target_quantiles"], kappa, over_kappa=True
+    )
+    check(divided, case.expected["loss_over_kappa"], dtype, "loss_over_kappa")
+
+
+def test_value_rescale(case: Case, dtype: torch.dtype) -> None:
+    x, eps = case.tensors(dtype)["x"], case.params["eps"]
+    check(ops.rescale(x, eps), case.expected["h"], dtype, "h")
+    check(ops.unrescale(x, eps), case.expected["h_inv"], dtype, "h_inv")
+
+
+def test_r2d2_sequence(case: Case, dtype: torch.dtype) -> None:
+    x, p, discount = case.tensors(dtype), case.params, not_terminal(case, dtype)
+    next_action = ops.greedy(x["q_online"])
+    target = ops.transformed_n_step_targets(
+        x["q_target"], next_action, x["rewards"], discount, p["n"], p["eps"]
+    )
+    td = target - ops.chosen(x["q_online"][:-1], x["actions"])
+    check(td, case.expected["td_error"], dtype, "td_error")
+    check(ops.sequence_priority(td, eta=p["eta"]), case.expected["priority"], dtype, "priority")
+    loss = ops.huber(td, None).sum(0)
+    check(loss, case.expected["loss_sum_half_sq"], dtype, "loss_sum_half_sq")
+    full = ops.n_step_returns(x["rewards"], discount, p["n"]).full
+    assert full.int().tolist() == case.expected["full"]
+
+
+def test_per(case: Case, dtype: torch.dtype) -> None:
+    # What is drawn, and with which probability, is the business of the replay.
+    oversampling = torch.tensor(case.expected["probabilities"], dtype=dtype)
+    oversampling *= len(oversampling)
+    drawn = oversampling[case.expected["indices_stratified"]]
+    weights = ops.importance_weights(drawn, case.params["beta"])
+    name = "weights_batchmax_stratified"
+    check(weights, case.expected[name], dtype, name)
+
+
 def descend(make: Any, param: torch.Tensor, grads: torch.Tensor) -> torch.Tensor:
     param = torch.nn.Parameter(param.clone())
     optimizer = make([param])
@@ -266,6 +347,9 @@ def test_misc(case: Case, dtype: torch.dtype) -> None:
     norm = ops.clip_grad_norm([param], p["max_norm"])
     check(norm, case.expected["grad_norm"], dtype, "grad_norm")
     check(param.grad, case.expected["clipped_grad"], dtype, "clipped_grad")
+    place = torch.linspace(0, 1, p["n_actors"], dtype=dtype)
+    epsilons = ops.epsilon_ladder(place, p["eps_base"], p["eps_alpha"])
+    check(epsilons, case.expected["apex_epsilons"], dtype, "apex_epsilons")
     moments = ops.initial_moments(len(case.expected["running_mean"]))
     for batch in case.inputs["batches"]:
         moments = ops.merge(moments, ops.batch_sums(torch.tensor(batch, dtype=dtype), moments.mean))

@@ -22,6 +22,7 @@ from torchbeast.envs.vector import Step, VectorEnv
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.async_ import ActorPool
+from torchbeast.runners.buffers import Acting, Keeping
 from torchbeast.runners.source import ActingJob
 
 T = 4
@@ -134,7 +135,7 @@ class CountingAlgorithm(Algorithm):
         self.model = CountingModel()
 
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         first = rows.first
         (count,) = state
@@ -173,7 +174,7 @@ class MagicPool(ActorPool):
         remote._slots[remote.free[0]].fill_magic()
         super()._grant(remote)
         granted = sum(len(r.granted) for r in self._remotes) * self._columns
-        waiting = sum(g.filled for g in self._in_order) * self._columns + len(self.queue)
+        waiting = sum(g.filled for g in self._in_order) * self._columns + self.buffer.waiting()
         self.most_outstanding = max(self.most_outstanding, granted + waiting)
 
 
@@ -182,15 +183,16 @@ def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tup
     algorithm = setup.algorithm()
     weights = SharedWeights(algorithm.model)
     job = ActingJob(setup.algorithm, setup.env, T)
+    acting = Acting(options.pop("envs_per_actor", 2), options.pop("num_actors", 2))
     defaults: dict[str, Any] = {
-        "num_actors": 2,
-        "envs_per_actor": 2,
+        "acting": acting,
+        "keeping": Keeping(),
         "num_buffers": 4,
         "seed": 1,
         "on_wait": Deadline(60.0),
     }
     source = pool(job, algorithm, weights, **(defaults | options))
-    return source, Learner(algorithm, source.queue, weights)
+    return source, Learner(algorithm, source.buffer, weights)
 
 
 class Deadline:

@@ -24,7 +24,7 @@ from torchbeast.data.queue import RolloutQueue
 from torchbeast.data.slots import MAGIC_FLOAT, Slot
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.learner import Learner
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
 from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.process import actor_seed
@@ -174,7 +174,7 @@ def test_one_actor_without_lag_equals_acting_and_learning_in_turn(run):
     spec = algorithm.rollout_spec()
     free = [Slot(spec, T, 2) for _ in range(2)]
     queue = RolloutQueue(spec, T, 2, 4, free.append)
-    actor = Actor(env, Policy(algorithm, algorithm.model, weights, 2))
+    actor = Actor(env, Policy(algorithm, algorithm.model, weights, 2, places(2)))
     serial = Learner(algorithm, queue, weights)
     torch.manual_seed(actor_seed(1, 0))
 

@@ -8,13 +8,49 @@ from typing import Any
 
 from torchbeast import user_code
 from torchbeast.algorithms.a2c import A2C
+from torchbeast.algorithms.apex import ApeX
 from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.c51 import C51
+from torchbeast.algorithms.dqn import DQN
 from torchbeast.algorithms.impala import Impala
+from torchbeast.algorithms.iqn import IQN
 from torchbeast.algorithms.ppo import PPO
+from torchbeast.algorithms.pqn import PQN
+from torchbeast.algorithms.qrdqn import QRDQN
+from torchbeast.algorithms.r2d2 import R2D2
+from torchbeast.algorithms.rainbow import Rainbow
 
-__all__ = ["A2C", "ALGORITHMS", "PPO", "Algorithm", "Impala", "find", "name_of"]
+__all__ = [
+    "A2C",
+    "ALGORITHMS",
+    "C51",
+    "DQN",
+    "IQN",
+    "PPO",
+    "PQN",
+    "QRDQN",
+    "R2D2",
+    "Algorithm",
+    "ApeX",
+    "Impala",
+    "Rainbow",
+    "find",
+    "name_of",
+]
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"a2c": A2C, "impala": Impala, "ppo": PPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "a2c": A2C,
+    "apex": ApeX,
+    "c51": C51,
+    "dqn": DQN,
+    "impala": Impala,
+    "iqn": IQN,
+    "ppo": PPO,
+    "pqn": PQN,
+    "qrdqn": QRDQN,
+    "r2d2": R2D2,
+    "rainbow": Rainbow,
+}
 
 
 def find(name: str) -> type[Algorithm]:

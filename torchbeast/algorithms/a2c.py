@@ -68,12 +68,12 @@ class A2C(Algorithm):
         )
 
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         """Samples from the policy; takes its mode in evaluation."""
         output, state = model(rows, state)
         policy = self.model.distribution(output.logits)
-        return policy.sample() if explore else policy.mode(), {}, state
+        return policy.mode() if explore is None else policy.sample(), {}, state
 
     def update(self, batch: Rollout, steps: int) -> Update:
         """One step on the policy gradient with lambda returns."""

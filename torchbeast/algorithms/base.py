@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchbeast import nets, ops
 from torchbeast.algorithms.ranks import reduce_gradients, sum_over_ranks
 from torchbeast.data import EnvSpec, Rollout, Tree, rollout_spec, zero_rows
+from torchbeast.data.replay import Sequences, Transitions
 
 MAX_SKIPPED_UPDATES = 10  # in a row, before a run is called diverged
 
@@ -21,6 +22,32 @@ class Once(NamedTuple):
     unroll_length: int  # T
     batch_size: int  # B of this learner
     max_lag: int | None  # versions that the acting weights may be behind; None: any
+
+    @property
+    def steps_per_batch(self) -> float:
+        """Returns how many environment steps there are for each update."""
+        return self.unroll_length * self.batch_size
+
+
+class Replayed(NamedTuple):
+    """The algorithm learns many times from what a replay keeps."""
+
+    unroll_length: int  # T of the rollouts that acting hands over
+    batch_size: int  # windows in a batch of this learner
+    window: Transitions | Sequences  # what is drawn
+    capacity: int  # environment steps that are kept
+    min_size: int  # environment steps before the first update
+    ratio: float  # transitions learned from per environment step, kept from both sides
+    priority_exponent: float | None = None  # of drawing by priority; None: uniformly
+    max_lag: int | None = None  # 0: acting and learning take turns wherever they run
+
+    @property
+    def steps_per_batch(self) -> float:
+        """Returns how many environment steps there are for each update."""
+        return self.window.transitions(self.batch_size) / self.ratio
+
+
+Needs = Once | Replayed
 
 
 class Update(NamedTuple):
@@ -52,7 +79,7 @@ class Algorithm(ABC):
     config: Any
     spec: EnvSpec
     model: Any  # an nn.Module; Any, because torch types its members as Tensor | Module
-    needs: Once
+    needs: Needs
     device: torch.device = torch.device("cpu")
     _skipped_in_a_row = 0
 
@@ -65,12 +92,13 @@ class Algorithm(ABC):
 
     @abstractmethod
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         """Returns actions [1, B, ...], extras and the next state for rows [1, B].
 
-        ``model`` may be a copy of ``self.model`` that lags behind. Without ``explore`` the answer
-        is the one for evaluation.
+        ``model`` may be a copy of ``self.model`` that lags behind. ``explore`` [B] says where each
+        environment stands among all that explore, from 0 to 1, for algorithms that let some
+        explore more than others; None asks for the answer of evaluation.
         """
 
     @abstractmethod
@@ -87,7 +115,9 @@ class Algorithm(ABC):
         state = self.initial_state(1)
         with torch.inference_mode():
             on_device = row._replace(state=state).to(self.device)
-            action, extras, _ = self.act(self.model, on_device, on_device.state, True)
+            action, extras, _ = self.act(
+                self.model, on_device, on_device.state, torch.zeros(1, device=self.device)
+            )
         return rollout_spec(row._replace(action=action, extras=extras, state=state))
 
     def rewards(self, batch: Rollout) -> Tensor:
@@ -99,6 +129,14 @@ class Algorithm(ABC):
         reward = nets.normalised_rewards(self.model, batch, sum_over_ranks)
         clipped = getattr(self.config, "reward_clipping", "none") == "abs_one"
         return reward.clamp(-1, 1) if clipped else reward
+
+    def initial_priority(self, windows: Rollout) -> Tensor | None:
+        """Returns priorities [B] of windows that a replay has just taken in.
+
+        ``windows`` are as in a batch, without observations: what acting left in ``extras`` must
+        suffice. None: the largest priority so far.
+        """
+        return None
 
     def observe(self, batch: Rollout) -> None:
         """Takes a batch that was learned from into the statistics of ``--normalize_observations``.

@@ -97,12 +97,12 @@ class PPO(Algorithm):
             raise ValueError(f"expected --num_epochs of at least 1, got {config.num_epochs}")
 
     def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: bool
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         """Samples from the policy; takes its mode in evaluation."""
         output, state = model(rows, state)
         policy = self.model.distribution(output.logits)
-        action = policy.sample() if explore else policy.mode()
+        action = policy.mode() if explore is None else policy.sample()
         return action, {"log_prob": policy.log_prob(action), "value": output.value}, state
 
     def update(self, batch: Rollout, steps: int) -> Update:

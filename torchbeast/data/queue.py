@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ class RolloutQueue:
         slot_columns: environments per slot.
         batch_size: environments per batch.
         on_free: called with a slot that may be filled again.
+        max_lag: versions that the acting weights may be behind; bounds what is under way.
         pin_memory: page-locked batches, for a GPU that learns.
     """
 
@@ -34,11 +36,15 @@ class RolloutQueue:
         slot_columns: int,
         batch_size: int,
         on_free: Callable[[Slot], None],
+        max_lag: int | None = None,
         pin_memory: bool = False,
     ) -> None:
         check_divides(batch_size, slot_columns)
         self.batch_size = batch_size
         self.slot_columns = slot_columns
+        self.steps = 0  # of the batches that were handed out
+        self._bound = math.inf if max_lag is None else (max_lag + 1) * batch_size
+        self._batch_steps = unroll_length * batch_size
         self._on_free = on_free
         self._filled: deque[Slot] = deque()
         self._groups: Iterator[Rollout] | None = None
@@ -52,15 +58,23 @@ class RolloutQueue:
                 memory = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy().data
             self._batch = Slot(spec, unroll_length, batch_size, memory)
 
-    def __len__(self) -> int:
+    def waiting(self) -> int:
         """Returns the columns that wait."""
         return len(self._filled) * self.slot_columns + self._groups_left * self.batch_size
 
     def ready(self) -> bool:
         """Returns whether a batch waits."""
-        return len(self) >= self.batch_size
+        return self.waiting() >= self.batch_size
 
-    def put(self, slot: Slot) -> None:
+    def allows(self, columns: int) -> bool:
+        """Returns whether rollouts of ``columns`` environments may be under way to it."""
+        return columns + self.waiting() <= self._bound
+
+    def metrics(self) -> dict[str, float]:
+        """Returns nothing: what there is to say, sources and learners say."""
+        return {}
+
+    def put(self, slot: Slot, lane: int = 0) -> None:
         """Takes a filled slot; it is the queue's until ``on_free`` hands it back."""
         self._filled.append(slot)
 
@@ -71,7 +85,10 @@ class RolloutQueue:
             RuntimeError: no batch is ready.
         """
         if not self.ready():
-            raise RuntimeError(f"expected {self.batch_size} columns in the queue, got {len(self)}")
+            raise RuntimeError(
+                f"expected {self.batch_size} columns in the queue, got {self.waiting()}"
+            )
+        self.steps += self._batch_steps
         if self.slot_columns > self.batch_size:
             return self._next_group()
         slots = [self._filled.popleft() for _ in range(self.batch_size // self.slot_columns)]

@@ -33,7 +33,7 @@ class SharedBlock:
         self._fd: int | None = _anonymous_file()
         try:
             # Where memory is overcommitted the kernel would not refuse: it would kill processes.
-            if num_bytes > _available():
+            if num_bytes > available_memory():
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             os.ftruncate(self._fd, num_bytes)
             # Reserve the pages now: a full memory is then an error here, not a SIGBUS later.
@@ -45,8 +45,9 @@ class SharedBlock:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise MemoryError(
                     f"expected {num_bytes / 1e6:.0f} MB of shared memory for rollouts or weights, "
-                    f"and the machine has {_available() / 1e6:.0f} MB left; lower --num_buffers, "
-                    f"--unroll_length or --envs_per_actor (in a container, raise its memory)"
+                    f"and the machine has {available_memory() / 1e6:.0f} MB left; lower "
+                    f"--num_buffers, --unroll_length or --envs_per_actor (in a container, raise "
+                    f"its memory)"
                 ) from error
             raise
         self.memory = mmap.mmap(self._fd, num_bytes)
@@ -68,7 +69,7 @@ class SharedBlock:
             self._fd = None
 
 
-def _available() -> int:
+def available_memory() -> int:
     """Returns the bytes that the machine, or the container, can still give."""
     available = int(psutil.virtual_memory().available)
     cgroup = pathlib.Path("/sys/fs/cgroup")

@@ -15,10 +15,12 @@ ACTION_MASK = "action_mask"
 
 
 class EnvSpec(NamedTuple):
-    """What one environment shows and takes: two Gymnasium spaces."""
+    """What one environment shows and takes: two Gymnasium spaces, and what is in a picture."""
 
     observation: spaces.Space[Any]
     action: spaces.Space[Any]
+    # Observations are the newest so many frames along the first axis, oldest first; 1: no stack.
+    frame_stack: int = 1
 
 
 class ArraySpec(NamedTuple):

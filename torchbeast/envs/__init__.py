@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchbeast.data import EnvSpec
 from torchbeast.envs import atari, registry
-from torchbeast.envs.gym import GymEnv
+from torchbeast.envs.gym import GymEnv, spec_of
 from torchbeast.envs.native import NativeEnv
 from torchbeast.envs.registry import EnvConfig, UnknownEnvironment, groups, names
 from torchbeast.envs.vector import Arrival, EnvError, Episode, Step, VectorEnv, env_seeds
@@ -80,7 +80,7 @@ def spec(config: EnvConfig) -> EnvSpec:
         vector.close()
         return vector.spec
     env = fixed_shape(registry.single_env(config))
-    result = EnvSpec(env.observation_space, env.action_space)
+    result = spec_of(env)
     env.close()
     return result
 

@@ -65,15 +65,20 @@ class AtariEnv(VectorEnv):
     ) -> None:
         from ale_py.vector_env import AtariVectorEnv
 
+        settings = protocol(registered, env_kwargs or {})
         self._ale = AtariVectorEnv(
             num_envs=num_envs,
             num_threads=min(num_threads, num_envs),
             reward_clipping=False,
-            **protocol(registered, env_kwargs or {}),
+            **settings,
         )
         # ale-py shares one metadata between all its vectors: leave ours to ourselves.
         self._ale.metadata = dict(self._ale.metadata)
-        spec = EnvSpec(self._ale.single_observation_space, self._ale.single_action_space)
+        spec = EnvSpec(
+            self._ale.single_observation_space,
+            self._ale.single_action_space,
+            settings.get("stack_num", 4),
+        )
         super().__init__(spec, num_envs, registered.id)
         self.spec.action.seed(seed)
         assert spec.action.dtype is not None

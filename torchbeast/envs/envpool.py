@@ -57,7 +57,11 @@ class EnvpoolEnv(VectorEnv):
                 f"expected --env_kwargs that envpool's {task} takes, got {config.env_kwargs}: "
                 f"{error}"
             ) from error
-        spec = EnvSpec(_repaired(self._pool.observation_space), self._pool.action_space)
+        shown = _repaired(self._pool.observation_space)
+        frames = (protocol | config.env_kwargs).get("stack_num", 1)
+        if not isinstance(shown, spaces.Box) or shown.shape[0] != frames:
+            frames = 1  # coloured frames lie one channel after the other
+        spec = EnvSpec(shown, self._pool.action_space, frames)
         super().__init__(spec, num_envs, config.name)
         self.spec.action.seed(seed)
         self._ids = np.arange(num_envs, dtype=np.int32)

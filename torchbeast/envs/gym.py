@@ -7,7 +7,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FrameStackObservation
 
 from torchbeast.data import EnvSpec, Tree
 from torchbeast.envs import snapshot
@@ -38,7 +40,7 @@ class GymEnv(VectorEnv):
             copy=False,  # rows are copied into a slot before the next step
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
-        spec = EnvSpec(self._vector.single_observation_space, self._vector.single_action_space)
+        spec = spec_of(self._vector.envs[0])
         super().__init__(spec, len(seeds), name)
         for env, seed in zip(self._vector.envs, seeds, strict=True):
             env.action_space.seed(seed)
@@ -96,3 +98,14 @@ class Vector(SyncVectorEnv[Any, Any]):
         self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
     ) -> dict[str, Any]:
         return vector_infos
+
+
+def spec_of(env: gymnasium.Env[Any, Any]) -> EnvSpec:
+    """Returns what an environment shows and takes, and of how many frames it shows stacks."""
+    space, inner = env.observation_space, env
+    while isinstance(inner, gymnasium.Wrapper) and inner.observation_space is space:
+        if isinstance(inner, FrameStackObservation) and isinstance(space, spaces.Box):
+            frames = inner.stack_size if inner.padding_type in ("reset", "zero") else 1
+            return EnvSpec(space, env.action_space, frames)
+        inner = inner.env
+    return EnvSpec(space, env.action_space)

@@ -148,6 +148,7 @@ def in_groups(
 def _share(policy: Policy, columns: slice) -> Policy:
     share = copy.copy(policy)
     share.state = tree_map(lambda x: x[:, columns].clone(), policy.state)
+    share.explore = None if policy.explore is None else policy.explore[columns]
     return share
 
 

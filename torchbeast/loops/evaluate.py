@@ -10,7 +10,7 @@ from torchbeast.algorithms.base import Algorithm
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode, VectorEnv
 from torchbeast.loops.actor import Actor
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
 
 
@@ -36,7 +36,8 @@ def evaluate(
     device = algorithm.device
     # Evaluation draws random numbers; training must not notice.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        policy = Policy(algorithm, algorithm.model, LocalWeights(), env.num_envs, explore)
+        where = places(env.num_envs) if explore else None
+        policy = Policy(algorithm, algorithm.model, LocalWeights(), env.num_envs, where)
         one_step = Slot(algorithm.rollout_spec(), 1, env.num_envs)
         actor = Actor(env, policy, on_row)
         steps = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gymnasium import spaces
 from torch import nn
 
 from torchbeast import user_code
@@ -14,12 +15,16 @@ from torchbeast.nets.config import MIN_SIDE, NetworkConfig, choose
 from torchbeast.nets.encoders import TreeEncoder, action_encoder, is_box_image
 from torchbeast.nets.heads import Head, policy_head
 from torchbeast.nets.masks import is_masked, without_mask
-from torchbeast.nets.mlp import EncoderMLP, TwinMLP, orthogonal
+from torchbeast.nets.mlp import MLP, EncoderMLP, TwinMLP, orthogonal
 from torchbeast.nets.normalise import Normalised
 from torchbeast.nets.policy_value import PolicyValueNet
+from torchbeast.nets.q_heads import QHead, QuantileHead
+from torchbeast.nets.q_value import QNet
 from torchbeast.nets.recurrent import ResetLSTM
 
-TORSOS = {"shallow": shallow_torso, "deep": deep_torso, "small": small_torso}
+# The convolutions, and the units of the linear layer behind them.
+TORSOS = {"shallow": (shallow_torso, 512), "deep": (deep_torso, 256), "small": (small_torso, 128)}
+MAX_OWN_HIDDEN = 512  # units of the hidden layer that Q-learning puts behind a user's encoder
 
 
 def build(config: NetworkConfig, spec: EnvSpec, discounting: float = 0.99) -> nn.Module:
@@ -58,9 +63,7 @@ def _build(config: NetworkConfig, spec: EnvSpec) -> nn.Module:
 
 
 def _build_conv(config: NetworkConfig, spec: EnvSpec, network: str) -> PolicyValueNet:
-    side = MIN_SIDE[network]
-    torso = TORSOS[network]
-    encoder = TreeEncoder(spec.observation, torso, lambda leaf: is_box_image(leaf, side))
+    encoder = _conv_encoder(spec, network, TORSOS[network][1])
     previous = action_encoder(spec.action)
     core_size = encoder.out_features + 1 + previous.out_features
     lstm = _build_lstm(config, core_size, 256)
@@ -78,7 +81,8 @@ def _build_conv(config: NetworkConfig, spec: EnvSpec, network: str) -> PolicyVal
 def _build_mlp(config: NetworkConfig, spec: EnvSpec) -> PolicyValueNet:
     flat = TreeEncoder(spec.observation)
     if config.use_lstm:
-        encoder = EncoderMLP(flat, config.hidden_sizes, config.activation)
+        mlp = MLP(flat.out_features, config.hidden_sizes, config.activation)
+        encoder = EncoderMLP(flat, mlp)
         return _behind(encoder, config, spec, encoder.out_features)
     # Without memory the policy sees the observation alone, and shares nothing with the value.
     trunks = TwinMLP(flat.out_features, config.hidden_sizes, config.activation)
@@ -107,6 +111,106 @@ def _behind(
     head = orthogonal(_head(config, features, spec), 0.01)
     value = orthogonal(nn.Linear(features, 1), 1.0)
     return PolicyValueNet(encoder, previous, lstm, None, head, value)
+
+
+def build_q(
+    config: NetworkConfig,
+    spec: EnvSpec,
+    *,
+    numbers: int = 1,
+    dueling: bool = False,
+    noisy: bool = False,
+    implicit: bool = False,
+    layer_norm: bool = False,
+    discounting: float = 0.99,
+) -> nn.Module:
+    """Returns a fresh network of Q-learning: ``(rows, state) -> (ActionValues, state)``.
+
+    It also has ``initial_state(batch_size)``; see QNet. The last hidden layer belongs to the head.
+    Layers begin as PyTorch's do, like the published ones, but the memory begins long.
+
+    Args:
+        config: which network.
+        spec: of the environment.
+        numbers: N of each action.
+        dueling: see QHead.
+        noisy: see QHead.
+        implicit: the numbers are quantiles, at the fractions ``taus``; see QuantileHead.
+        layer_norm: a LayerNorm before each activation, as in PQN (arXiv:2407.04811).
+        discounting: of returns.
+
+    Raises:
+        ValueError: the actions are not Discrete, or a setting does not fit.
+    """
+    actions = _count_actions(config, spec)
+    masked, seen = is_masked(spec), without_mask(spec)
+    network = choose(config.network, seen.observation)
+    encoder, hidden = _q_encoder(config, seen, network, layer_norm)
+    features, previous, lstm = int(encoder.out_features), None, None  # type: ignore[arg-type]
+    if config.use_lstm:
+        previous = action_encoder(spec.action)
+        own_size = features if network == "mlp" else 256
+        lstm = _build_lstm(config, features + 1 + previous.out_features, own_size)
+        assert lstm is not None
+        lstm.remember()
+        features = lstm.hidden_size
+    activation = config.activation if network == "mlp" else "relu"
+    numbers = 1 if implicit else numbers
+    head = QHead(features, actions, numbers, hidden, activation, dueling, noisy, layer_norm)
+    net = QNet(encoder, previous, lstm, QuantileHead(head, features) if implicit else head)
+    net.masked = masked
+    net.bf16 = config.precision == "bf16"
+    if config.normalize_observations:
+        return Normalised(net, spec, True, False, discounting)
+    return net
+
+
+def _count_actions(config: NetworkConfig, spec: EnvSpec) -> int:
+    """Returns the number of actions, if Q-learning can follow the settings."""
+    if not isinstance(spec.action, spaces.Discrete):
+        raise ValueError(
+            f"expected Discrete actions for Q-learning, got {spec.action}; use an algorithm with a "
+            f"policy (ppo, impala, a2c), or number the choices of MultiDiscrete by a wrapper"
+        )
+    if config.normalize_rewards:
+        raise ValueError(
+            "expected no --normalize_rewards with Q-learning, got True; it needs the running "
+            "return of each environment, and rewards out of a replay have none: use "
+            "--reward_clipping abs_one, or scale them by a wrapper"
+        )
+    return int(spec.action.n)
+
+
+def _q_encoder(
+    config: NetworkConfig, spec: EnvSpec, network: str, layer_norm: bool
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """Returns what comes before memory and head, and the hidden units of the head."""
+    if user_code.is_reference(network):
+        own = user.load(network, spec)
+        if user.is_model(own):
+            raise ValueError(
+                f"expected --network {network} to have out_features (an encoder), got a whole "
+                f"model; what Q-learning puts behind it (duel, noise, distributions of returns) "
+                f"is the algorithm's to choose"
+            )
+        user.check_encoder(own, network, spec)
+        return own, (min(int(own.out_features), MAX_OWN_HIDDEN),)  # type: ignore[arg-type]
+    if network == "mlp":
+        flat = TreeEncoder(spec.observation)
+        sizes = config.hidden_sizes if config.use_lstm else config.hidden_sizes[:-1]
+        mlp = MLP(flat.out_features, sizes, config.activation, None, layer_norm)
+        return EncoderMLP(flat.alone(), mlp) if sizes else flat, config.hidden_sizes[-1:]
+    units = TORSOS[network][1]
+    return _conv_encoder(spec, network, units * config.use_lstm, layer_norm), (units,)
+
+
+def _conv_encoder(spec: EnvSpec, network: str, units: int, layer_norm: bool = False) -> TreeEncoder:
+    side = MIN_SIDE[network]
+
+    def torso(channels: int, height: int, width: int) -> nn.Module:
+        return TORSOS[network][0](channels, height, width, units, layer_norm)
+
+    return TreeEncoder(spec.observation, torso, lambda leaf: is_box_image(leaf, side))
 
 
 def _head(config: NetworkConfig, in_features: int, spec: EnvSpec) -> Head:

@@ -51,6 +51,10 @@ class TreeEncoder(nn.Module):
         ]
         return features[0] if len(features) == 1 else torch.cat(features, -1)
 
+    def alone(self) -> nn.Module:
+        """Returns the encoder of the leaf where the tree is one, else itself: a call saved."""
+        return self.leaves[0] if self.paths == [()] else self
+
 
 class ImageEncoder(nn.Module):
     """Features of images by a convolutional torso; recognises channels that come last."""

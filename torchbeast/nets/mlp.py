@@ -9,32 +9,51 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from torchbeast.nets.noisy import NoisyLinear, linear
 
 
 class MLP(nn.Module):
     """Linear layers, each followed by tanh or relu; [..., I] to [..., hidden_sizes[-1]].
 
-    Initialised orthogonally with gain sqrt(2), as in the common PPO recipes.
+    Args:
+        in_features: I.
+        hidden_sizes: units of each layer.
+        activation: tanh or relu.
+        gain: of orthogonal weights at the start, sqrt(2) as in the common PPO recipes; None leaves
+            PyTorch's own start.
+        layer_norm: a LayerNorm before each activation.
+        noisy: the layers are NoisyLinear.
     """
 
     def __init__(
-        self, in_features: int, hidden_sizes: Sequence[int], activation: str = "tanh"
+        self,
+        in_features: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "tanh",
+        gain: float | None = math.sqrt(2),
+        layer_norm: bool = False,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.activation: Callable[[Tensor], Tensor] = getattr(torch, activation)
         sizes = [in_features, *hidden_sizes]
-        self.layers = nn.ModuleList(
-            orthogonal(nn.Linear(before, after), math.sqrt(2))
-            for before, after in itertools.pairwise(sizes)
-        )
+        make = NoisyLinear if noisy else nn.Linear
+        self.layers = nn.ModuleList()
+        for before, after in itertools.pairwise(sizes):
+            layer = make(before, after)
+            self.layers.append(layer if gain is None else orthogonal(layer, gain))
+        self.norms = nn.ModuleList(map(nn.LayerNorm, hidden_sizes)) if layer_norm else None
         self.out_features = sizes[-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns features [..., F] of [..., I]."""
-        for layer in self.layers:
-            # Without the call of the module, which costs as much as a small product.
-            x = self.activation(functional.linear(x, layer.weight, layer.bias))  # type: ignore
+    def forward(self, x: Tensor, noise: bool = True) -> Tensor:
+        """Returns features [..., F] of [..., I]; of noisy layers the means without ``noise``."""
+        if self.norms is None:
+            for layer in self.layers:
+                x = self.activation(linear(layer, x, noise))
+        else:
+            for layer, norm in zip(self.layers, self.norms, strict=True):
+                x = self.activation(norm(linear(layer, x, noise)))
         return x
 
 
@@ -78,17 +97,15 @@ class TwinLinear(nn.Module):
 class EncoderMLP(nn.Module):
     """An encoder and an MLP behind it."""
 
-    def __init__(
-        self, encoder: nn.Module, hidden_sizes: Sequence[int], activation: str = "tanh"
-    ) -> None:
+    def __init__(self, encoder: nn.Module, mlp: MLP) -> None:
         super().__init__()
         self.encoder = encoder
-        self.mlp = MLP(int(encoder.out_features), hidden_sizes, activation)  # type: ignore
-        self.out_features = self.mlp.out_features
+        self.mlp = mlp
+        self.out_features = mlp.out_features
 
     def forward(self, x: Any) -> Tensor:
         """Returns features [T, B, F] of observations [T, B, ...]."""
-        return self.mlp(self.encoder(x))
+        return self.mlp.forward(self.encoder(x))  # without the call, as in ``linear``
 
 
 M = TypeVar("M", bound=nn.Module)

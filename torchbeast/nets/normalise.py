@@ -17,6 +17,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from torchbeast.data import EnvSpec, Rollout, Tree, tree_leaves
+from torchbeast.data.replay import stacked
 from torchbeast.data.spec import ACTION_MASK
 from torchbeast.nets.encoders import Path, follow, is_box_image, leaves
 from torchbeast.ops.moments import Moments, batch_sums, discounted_sums, initial_moments, merge
@@ -58,13 +59,13 @@ class Normalised(nn.Module):
         self.seen = Running(sum(self.sizes))
         self.returns = Running(1)
 
-    def forward(self, rows: Rollout, state: Tree) -> tuple[Any, Tree]:
-        """Returns the model's answer to rows [T, B], and the state after them."""
+    def forward(self, rows: Rollout, state: Tree, **settings: Any) -> tuple[Any, Tree]:
+        """Returns the model's answer to rows [T, B], and the state after; it gets ``settings``."""
         if self.shapes:
-            rows = rows._replace(obs=self._standardised(rows.obs))
+            rows = rows._replace(obs=self._standardised(stacked(rows.obs)))
         if not self.rewards or not isinstance(state, dict):  # () for single transitions
-            return self.model(rows, state)
-        answer, inner = self.model(rows, state["model"])
+            return self.model(rows, state, **settings)
+        answer, inner = self.model(rows, state["model"], **settings)
         returns = self.discounted_returns(rows, state)
         return answer, {"return": returns[-1:].unsqueeze(-1), "model": inner}
 
@@ -90,6 +91,7 @@ class Normalised(nn.Module):
 
     def numbers(self, obs: Tree) -> Tensor:
         """Returns the numbers [N, F] of observations [T, B, ...] that are standardised."""
+        obs = stacked(obs)
         flat = [
             follow(obs, path).reshape(-1, size)
             for path, size in zip(self.shapes, self.sizes, strict=True)
@@ -161,9 +163,14 @@ def normalised_rewards(model: nn.Module, batch: Rollout, sum_over_ranks: SumOver
     return (reward * model.returns.scale.float()).clamp(-CLIP, CLIP)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the model inside of a Normalised one; any other is its own."""
+    return model.model if isinstance(model, Normalised) else model
+
+
 def is_recurrent(model: nn.Module) -> bool:
     """Returns whether answers depend on a recurrent state; the running return is none."""
-    inner: Any = model.model if isinstance(model, Normalised) else model
+    inner: Any = unwrapped(model)
     return len(tree_leaves(inner.initial_state(1))) > 0
 
 

@@ -1,5 +1,12 @@
 """The equations: pure functions of plain tensors, time-major [T, B]; knows no other folder."""
 
+from torchbeast.ops.distributional import (
+    categorical_loss,
+    categorical_projection,
+    expected_value,
+    quantile_huber_loss,
+    quantile_midpoints,
+)
 from torchbeast.ops.distributions import (
     Bernoulli,
     Categorical,
@@ -9,6 +16,7 @@ from torchbeast.ops.distributions import (
     MultiCategorical,
     mask_logits,
 )
+from torchbeast.ops.exploration import epsilon_greedy, epsilon_ladder
 from torchbeast.ops.moments import Moments, batch_sums, discounted_sums, initial_moments, merge
 from torchbeast.ops.optimizers import (
     RMSPropTF,
@@ -24,8 +32,17 @@ from torchbeast.ops.policy_gradient import (
     policy_gradient_loss,
     standardise,
 )
+from torchbeast.ops.priorities import importance_weights, sequence_priority
+from torchbeast.ops.q_learning import (
+    chosen,
+    greedy,
+    huber,
+    q_target,
+    transformed_n_step_targets,
+)
 from torchbeast.ops.returns import NStepReturns, gae, lambda_returns, n_step_returns
 from torchbeast.ops.schedules import SCHEDULES, constant, linear
+from torchbeast.ops.transforms import rescale, unrescale
 from torchbeast.ops.value import baseline_loss, clipped_baseline_loss
 from torchbeast.ops.vtrace import VTrace, VTraceFromLogits, vtrace, vtrace_from_logits
 
@@ -45,13 +62,22 @@ __all__ = [
     "approximate_kl",
     "baseline_loss",
     "batch_sums",
+    "categorical_loss",
+    "categorical_projection",
+    "chosen",
     "clip_grad_norm",
     "clipped_baseline_loss",
     "clipped_surrogate_loss",
     "constant",
     "discounted_sums",
     "entropy_loss",
+    "epsilon_greedy",
+    "epsilon_ladder",
+    "expected_value",
     "gae",
+    "greedy",
+    "huber",
+    "importance_weights",
     "initial_moments",
     "lambda_returns",
     "linear",
@@ -61,8 +87,15 @@ __all__ = [
     "merge",
     "n_step_returns",
     "policy_gradient_loss",
+    "q_target",
+    "quantile_huber_loss",
+    "quantile_midpoints",
+    "rescale",
+    "sequence_priority",
     "set_learning_rate",
     "standardise",
+    "transformed_n_step_targets",
+    "unrescale",
     "vtrace",
     "vtrace_from_logits",
 ]

@@ -89,7 +89,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Returns the optimizer of that name over the parameters.
 
-    rmsprop is PyTorch's, rmsprop_tf is `RMSPropTF`; adam has no use for alpha and momentum.
+    rmsprop is PyTorch's, rmsprop_tf is `RMSPropTF`; adam and radam have no use for
+    alpha and momentum.
     """
     parameters = list(parameters)
     if name == "rmsprop":
@@ -98,7 +99,9 @@ def make_optimizer(
         return RMSPropTF(parameters, learning_rate, alpha, epsilon, momentum)
     if name == "adam":
         return torch.optim.Adam(parameters, learning_rate, eps=epsilon, fused=True)
-    raise ValueError(f"expected the optimizer rmsprop, rmsprop_tf or adam, got {name!r}")
+    if name == "radam":
+        return torch.optim.RAdam(parameters, learning_rate, eps=epsilon)
+    raise ValueError(f"expected the optimizer rmsprop, rmsprop_tf, adam or radam, got {name!r}")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import re
 
-from torchbeast.presets import a2c, impala, ppo
+from torchbeast.presets import a2c, impala, ppo, pqn, q_learning, r2d2
 from torchbeast.presets.families import Preset
 
 # Of each algorithm: which preset fits which environment; the first pattern that matches its name.
-PRESETS = {"a2c": a2c.PRESETS, "impala": impala.PRESETS, "ppo": ppo.PRESETS}
+PRESETS = {
+    "a2c": a2c.PRESETS,
+    "impala": impala.PRESETS,
+    "ppo": ppo.PRESETS,
+    "pqn": pqn.PRESETS,
+    "r2d2": r2d2.PRESETS,
+    **dict.fromkeys(["apex", "c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
+}
 
 
 def of(algorithm: str) -> dict[str, Preset]:

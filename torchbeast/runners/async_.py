@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from typing import Any
 
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data.process import close_workers
-from torchbeast.data.queue import RolloutQueue, check_capacity
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.weights import SharedWeights
+from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
 from torchbeast.runners.process import ActorTask, Grant, Remote
 from torchbeast.runners.source import ActingJob, Source
 
@@ -32,14 +31,15 @@ class ActorFailed(RuntimeError):
 
 
 class ActorPool(Source):
-    """N actor processes that fill slots in shared memory; the queue gets them when they are full.
+    """N actor processes that fill slots in shared memory; the buffer gets them when they are full.
 
     Each actor has its own environments, its own copy of the model, a private pipe and private
     slots. It fills the slots that it is granted, with the newest weights when it begins one.
-    Without a limit on the lag, slots are granted as soon as they are free and rollouts are
-    learned from as they come. With ``max_lag``, rollouts of (max_lag + 1) batches at most are
-    granted and not yet learned from, and they are learned from in the order of the grants:
-    then no rollout can get older, however slow its actor, and runs with max_lag 0 repeat.
+    Slots are granted as soon as they are free and the buffer allows: a replay that waits for its
+    learner lets actors wait too. Without a limit on the lag, rollouts are taken as they come. With
+    ``max_lag``, rollouts of (max_lag + 1) batches at most are granted and not yet learned from,
+    and they are taken in the order of the grants: then no rollout can get older, however slow its
+    actor, and runs with max_lag 0 repeat.
 
     An actor that dies, raises or hangs loses its unfinished rollout, and a new incarnation with
     other random numbers takes its place after a pause. The others do not wait for it.
@@ -48,8 +48,8 @@ class ActorPool(Source):
         job: what acting needs.
         algorithm: the learner's; says batch size and lag, and what a rollout looks like.
         weights: where the learner publishes.
-        num_actors: N.
-        envs_per_actor: columns of a rollout.
+        acting: the N actors, and the columns of a rollout.
+        keeping: how a replay keeps what it is given.
         num_buffers: slots over all actors, rounded up to a multiple of N.
         seed: actors and their incarnations derive theirs from it.
         on_wait: called at least every 0.2 s while waiting; may raise Interrupted.
@@ -63,8 +63,8 @@ class ActorPool(Source):
         algorithm: Algorithm,
         weights: SharedWeights,
         *,
-        num_actors: int,
-        envs_per_actor: int,
+        acting: Acting,
+        keeping: Keeping,
         num_buffers: int,
         seed: int,
         on_wait: Callable[[], None],
@@ -72,24 +72,16 @@ class ActorPool(Source):
         step_timeout: float = 60.0,
     ) -> None:
         needs = algorithm.needs
-        self._columns = envs_per_actor
+        self._columns = acting.width
         self._ordered = needs.max_lag is not None
-        self._bound = math.inf if needs.max_lag is None else (needs.max_lag + 1) * needs.batch_size
-        slots_each = max(1, -(-num_buffers // num_actors))
-        check_capacity(slots_each * num_actors, envs_per_actor, needs.batch_size, needs.max_lag)
+        slots_each = max(1, -(-num_buffers // acting.lanes))
+        check_buffer(algorithm, acting, slots_each * acting.lanes)
         self._on_wait = on_wait
         self._max_restarts = max_restarts
         self._step_timeout = step_timeout
         spec = algorithm.rollout_spec()
-        self.queue = RolloutQueue(
-            spec,
-            job.unroll_length,
-            envs_per_actor,
-            needs.batch_size,
-            self._on_free,
-            pin_memory=algorithm.device.type == "cuda",
-        )
-        self._in_order: deque[Grant] = deque()  # not yet in the queue; empty unless ordered
+        self.buffer = make_buffer(algorithm, acting, keeping, self._on_free)
+        self._in_order: deque[Grant] = deque()  # not yet in the buffer; empty unless ordered
         self._next = 0  # whose turn it is to be granted a slot
         self._checked_at = 0.0
         self._started = self._produced = self._closed = False
@@ -97,8 +89,8 @@ class ActorPool(Source):
         self._learner_wait = self._actor_wait = 0.0
         self._restarts = self._dropped = 0
         heartbeat = min(0.5, step_timeout / 4)
-        task = ActorTask(job, spec, weights, slots_each, envs_per_actor, heartbeat)
-        self._remotes = [Remote(actor, seed, task) for actor in range(num_actors)]
+        task = ActorTask(job, spec, weights, slots_each, acting, heartbeat)
+        self._remotes = [Remote(actor, seed, task) for actor in range(acting.lanes)]
         try:
             for remote in self._remotes:
                 remote.start()
@@ -107,7 +99,7 @@ class ActorPool(Source):
             raise
 
     def fill(self) -> None:
-        """Returns when the queue has a batch ready.
+        """Returns when the buffer has a batch ready.
 
         Raises:
             Interrupted: by ``on_wait``; the pool can go on afterwards.
@@ -120,7 +112,7 @@ class ActorPool(Source):
         self._grant_more()
         self._serve(0.0)
         began = complained = time.monotonic()
-        while not self.queue.ready():
+        while not self.buffer.ready():
             self._on_wait()
             self._serve(POLL)
             now = time.monotonic()
@@ -143,7 +135,7 @@ class ActorPool(Source):
             "actor_wait_s": self._actor_wait,
             "actor_restarts": float(self._restarts),
             "dropped_rollouts": float(self._dropped),
-        }
+        } | self.buffer.metrics()
 
     def snapshot(self) -> dict[str, Any] | None:
         """Returns None: an asynchronous run that is resumed begins new episodes."""
@@ -165,7 +157,7 @@ class ActorPool(Source):
 
     def _grant_more(self) -> None:
         passed = 0
-        while passed < len(self._remotes) and self._outstanding() + self._columns <= self._bound:
+        while passed < len(self._remotes) and self._may_grant():
             remote = self._remotes[self._next]
             self._next = (self._next + 1) % len(self._remotes)
             if remote.can_fill():
@@ -174,8 +166,11 @@ class ActorPool(Source):
             else:
                 passed += 1
 
-    def _outstanding(self) -> int:
-        return len(self._in_order) * self._columns + len(self.queue)
+    def _may_grant(self) -> bool:
+        granted = (
+            len(self._in_order) if self._ordered else sum(len(r.granted) for r in self._remotes)
+        )
+        return self.buffer.allows((granted + 1) * self._columns)
 
     def _grant(self, remote: Remote) -> None:
         grant = remote.grant()
@@ -185,14 +180,16 @@ class ActorPool(Source):
     def _on_free(self, slot: Slot) -> None:
         for remote in self._remotes:
             if remote.take_back(slot):
-                if self._started and not self._ordered and remote.can_fill():
+                grants = self._started and not self._ordered
+                if grants and remote.can_fill() and self._may_grant():
                     self._grant(remote)
                 return
         # Else it was of a dead incarnation: its memory goes with it.
 
     def _queue_in_order(self) -> None:
         while self._in_order and self._in_order[0].filled:
-            self.queue.put(self._in_order.popleft().slot)
+            grant = self._in_order.popleft()
+            self.buffer.put(grant.slot, grant.remote.actor)
 
     # Listening to actors.
 
@@ -263,7 +260,7 @@ class ActorPool(Source):
         if self._ordered:
             self._queue_in_order()
         else:
-            self.queue.put(grant.slot)
+            self.buffer.put(grant.slot, remote.actor)
 
     # Losing actors, and starting them again.
 

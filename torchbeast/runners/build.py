@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from torchbeast import algorithms, envs, user_code
-from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.base import Algorithm, Needs, Once, Replayed
 from torchbeast.data import EnvSpec
 from torchbeast.data.queue import check_divides
 from torchbeast.loops.alternating import in_groups
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
+from torchbeast.runners.buffers import Acting, Keeping
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
@@ -27,6 +28,7 @@ from torchbeast.runners.ranges import check_ranges
 from torchbeast.runners.source import ActingJob, Source
 from torchbeast.tools.memory import keep_freed_memory
 
+REPLAYED_ENVS = 8  # of a learner with a replay, by default: many are answered at once
 SMALL = 100_000  # weights in the largest layer of a network that one thread computes fastest
 
 
@@ -61,18 +63,19 @@ def checked(config: RunConfig) -> RunConfig:
         _check_precision(config, device(config))
         _divides("batch_size", batch_size, system.num_learners)
         with torch.random.fork_rng(devices=[]):
-            max_lag = make_algorithm(config, _spec(config.env), system.num_learners).needs.max_lag
-        system = dataclasses.replace(system, num_envs=_num_envs(config, max_lag))
-        _check_shares(dataclasses.replace(config, system=system), max_lag)
+            needs = make_algorithm(config, _spec(config.env), system.num_learners).needs
+        system = dataclasses.replace(system, num_envs=_num_envs(config, needs))
+        _check_shares(dataclasses.replace(config, system=system), needs)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from error
     if system.num_actors:
         columns = system.envs_per_actor
-        needed = max(2 * system.num_actors, -(-2 * batch_size // columns))
+        together = batch_size if isinstance(needs, Once) else columns
+        needed = max(2 * system.num_actors, -(-2 * together // columns))
         num_buffers = system.num_buffers or needed
-        if num_buffers < system.num_actors or num_buffers * columns < batch_size:
+        if num_buffers < system.num_actors or num_buffers * columns < together:
             raise ConfigError(
-                f"expected num_buffers of at least {max(system.num_actors, batch_size // columns)} "
+                f"expected num_buffers of at least {max(system.num_actors, together // columns)} "
                 f"(one for each of {system.num_actors} actors, and a batch of {batch_size}), got "
                 f"{num_buffers}; raise --num_buffers or leave it out"
             )
@@ -101,16 +104,18 @@ def _with_full_paths(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, env=env, network=network)
 
 
-def _num_envs(config: RunConfig, max_lag: int | None) -> int:
+def _num_envs(config: RunConfig, needs: Needs) -> int:
     """Returns --num_envs; by default two batches, so that both halves learn from one rollout."""
     if config.system.num_actors or config.system.num_envs:
         return config.system.num_envs
+    if isinstance(needs, Replayed):
+        return REPLAYED_ENVS * config.system.num_learners
     batch_size = int(config.algorithm.batch_size)
-    return batch_size if max_lag == 0 else 2 * batch_size
+    return batch_size if needs.max_lag == 0 else 2 * batch_size
 
 
-def _check_shares(config: RunConfig, max_lag: int | None) -> None:
-    system, batch_size = config.system, config.algorithm.batch_size
+def _check_shares(config: RunConfig, needs: Needs) -> None:
+    system = config.system
     ranks = system.num_learners
     if system.num_actors:
         _divides("num_actors", system.num_actors, ranks)
@@ -118,13 +123,11 @@ def _check_shares(config: RunConfig, max_lag: int | None) -> None:
     else:
         _divides("num_envs", system.num_envs, ranks)
         columns = system.num_envs // ranks
-    check_divides(batch_size // ranks, columns)
-    if max_lag is not None and columns > (max_lag + 1) * (batch_size // ranks):
-        raise ValueError(
-            f"expected at most {(max_lag + 1) * (batch_size // ranks)} environments in a rollout "
-            f"for --max_lag {max_lag}, got {columns}; raise --batch_size with --num_envs (or "
-            f"--envs_per_actor), or lower them"
-        )
+    if isinstance(needs, Once):
+        check_divides(needs.batch_size, columns)
+        _check_lag(needs, columns)
+    else:
+        _check_replay(config, needs)
     groups, workers = system.env_groups, config.env.env_workers
     if columns % groups:
         raise ValueError(
@@ -138,6 +141,42 @@ def _check_shares(config: RunConfig, max_lag: int | None) -> None:
         raise ValueError(
             f"expected --env_workers to divide the {what}, got {workers}; change "
             f"--env_workers, --num_envs or --envs_per_actor"
+        )
+
+
+def _check_lag(needs: Once, columns: int) -> None:
+    max_lag = needs.max_lag
+    if max_lag is not None and columns > (max_lag + 1) * needs.batch_size:
+        raise ValueError(
+            f"expected at most {(max_lag + 1) * needs.batch_size} environments in a rollout "
+            f"for --max_lag {max_lag}, got {columns}; raise --batch_size with --num_envs (or "
+            f"--envs_per_actor), or lower them"
+        )
+
+
+def _check_replay(config: RunConfig, needs: Replayed) -> None:
+    system, ranks = config.system, config.system.num_learners
+    if needs.min_size > needs.capacity:
+        raise ValueError(
+            f"expected --min_replay_size of at most --replay_size {needs.capacity * ranks}, got "
+            f"{needs.min_size * ranks}"
+        )
+    if needs.min_size * ranks >= system.total_steps:
+        raise ValueError(
+            f"expected --total_steps above --min_replay_size {needs.min_size * ranks}, got "
+            f"{system.total_steps}: nothing would be learned"
+        )
+    if config.output.checkpoint_replay and ranks > 1:
+        raise ValueError(
+            f"expected one learner for --checkpoint_replay, got {ranks}: the replays of the others "
+            f"are not saved"
+        )
+    envs_of_rank = (system.num_actors * system.envs_per_actor or system.num_envs) // ranks
+    rows = needs.window.span + needs.unroll_length + 8
+    if needs.capacity < rows * envs_of_rank:
+        raise ValueError(
+            f"expected --replay_size of at least {rows * envs_of_rank * ranks}, {rows} steps of "
+            f"each of {envs_of_rank * ranks} environments, got {needs.capacity * ranks}"
         )
 
 
@@ -192,7 +231,13 @@ def _check_precision(config: RunConfig, where: torch.device) -> None:
 def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
     """Returns the algorithm with one rank's share of the batch; seeded, so equal on all ranks."""
     torch.manual_seed(config.system.seed)
-    share = dataclasses.replace(config.algorithm, batch_size=config.algorithm.batch_size // ranks)
+    shared = ("batch_size", "replay_size", "min_replay_size")
+    share = dataclasses.replace(
+        config.algorithm,
+        **{
+            k: getattr(config.algorithm, k) // ranks for k in shared if hasattr(config.algorithm, k)
+        },
+    )
     algorithm = algorithms.find(config.algo)
     return algorithm(share, config.network, spec, config.system.total_steps)
 
@@ -210,27 +255,48 @@ def build(
     algorithm.to(device(config))
     torch.set_num_threads(config.system.torch_threads or _threads(config, algorithm))
     seed = rank_seed(config.system.seed, rank, steps)
+    acting = _acting(config, rank)
+    keeping = Keeping(seed, config.system.replay_dir, config.system.replay_whole_stacks)
     make_source = _actors if config.system.num_actors else _acting_here
-    source, weights = make_source(config, spec, algorithm, seed, on_wait or _nothing)
-    return Parts(algorithm, source, Learner(algorithm, source.queue, weights))
+    source, weights = make_source(config, spec, algorithm, seed, acting, keeping, on_wait)
+    return Parts(algorithm, source, Learner(algorithm, source.buffer, weights))
+
+
+def _acting(config: RunConfig, rank: int) -> Acting:
+    system, ranks = config.system, config.system.num_learners
+    lanes, width = 1, system.num_envs // ranks
+    if system.num_actors:
+        lanes, width = system.num_actors // ranks, system.envs_per_actor
+    return Acting(width, lanes, rank * lanes * width, ranks * lanes * width)
 
 
 def _acting_here(
-    config: RunConfig, spec: EnvSpec, algorithm: Algorithm, seed: int, on_wait: Callable[[], None]
+    config: RunConfig,
+    spec: EnvSpec,
+    algorithm: Algorithm,
+    seed: int,
+    acting: Acting,
+    keeping: Keeping,
+    on_wait: Callable[[], None] | None,
 ) -> tuple[Source, Weights]:
-    ranks = config.system.num_learners
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
-    num_envs = config.system.num_envs // ranks
-    env = _make_envs(config, max(1, _cores() // ranks))(num_envs, seed)
+    threads = max(1, _cores() // config.system.num_learners)
+    env = _make_envs(config, threads)(acting.width, seed)
     weights = LocalWeights()
-    source = LocalSource(algorithm, env, weights, algorithm.needs.batch_size, on_wait)
+    source = LocalSource(algorithm, env, weights, on_wait, acting, keeping)
     seed_all(seed)  # after all that draws random numbers of its own
     return source, weights
 
 
 def _actors(
-    config: RunConfig, spec: EnvSpec, algorithm: Algorithm, seed: int, on_wait: Callable[[], None]
+    config: RunConfig,
+    spec: EnvSpec,
+    algorithm: Algorithm,
+    seed: int,
+    acting: Acting,
+    keeping: Keeping,
+    on_wait: Callable[[], None] | None,
 ) -> tuple[Source, Weights]:
     system, ranks = config.system, config.system.num_learners
     weights = SharedWeights(algorithm.model)
@@ -242,11 +308,11 @@ def _actors(
         ),
         algorithm,
         weights,
-        num_actors=system.num_actors // ranks,
-        envs_per_actor=system.envs_per_actor,
+        acting=acting,
+        keeping=keeping,
         num_buffers=system.num_buffers // ranks,
         seed=seed,
-        on_wait=on_wait,
+        on_wait=on_wait or _nothing,
         max_restarts=system.max_restarts,
         step_timeout=system.step_timeout,
     )

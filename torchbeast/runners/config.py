@@ -48,7 +48,8 @@ class SystemConfig:
     """Seeds weights, actions and every environment."""
     num_envs: int = 0
     """Environments that this process steps when it acts itself; 0: the batch size, or twice that
-    where an algorithm takes rollouts of older weights (max_lag above 0 or None)."""
+    where an algorithm takes rollouts of older weights (max_lag above 0 or None); 8 with a
+    replay."""
     env_groups: int = 1
     """Groups of environments that take turns: while some step, others are answered; 1: all step
     together. Pays with --env_workers or native environments."""
@@ -72,6 +73,11 @@ class SystemConfig:
     """Times that each dead, failing or hung worker is started again before the run ends."""
     step_timeout: float = 60.0
     """Seconds without progress after which a worker counts as hung."""
+    replay_dir: str | None = None
+    """Folder for the file that holds a replay larger than memory; it is gone after the run."""
+    replay_whole_stacks: bool = False
+    """Keep stacks of frames as they are in the replay, not each frame once: four times the memory,
+    for environments whose observations only look like stacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,8 @@ class OutputConfig:
     """When the run exists: continue it, set it aside and start anew, or stop."""
     disable_checkpoint: bool = False
     """Never write checkpoints or model.tar."""
+    checkpoint_replay: bool = False
+    """Write the replay with each checkpoint, so that a run goes on with it; else it fills anew."""
     checkpoint_interval: float = 600.0
     """Seconds between checkpoints; there is one at the end and on Ctrl-C or SIGTERM too."""
     keep_checkpoints: int = 3

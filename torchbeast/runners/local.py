@@ -1,6 +1,4 @@
-"""Acting in the learner's own process: serial over Python environments, synchronous over native
-ones or worker processes, alternating over groups. Acting and learning take turns.
-"""
+"""Acting in the learner's own process: serial, or with many environments at once."""
 
 from __future__ import annotations
 
@@ -8,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torchbeast.algorithms.base import Algorithm
-from torchbeast.data.queue import RolloutQueue
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode, VectorEnv
 from torchbeast.loops.alternating import make_actor
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
+from torchbeast.runners.buffers import Acting, Keeping, make_buffer, slots_for_a_batch
 
 
 class LocalSource:
@@ -23,8 +21,9 @@ class LocalSource:
         algorithm: acts; its model is the learner's.
         env: the environments of this process; groups of them take turns.
         weights: tells the version of the model.
-        batch_size: environments per batch.
         on_row: called before each row is answered; may raise Interrupted.
+        acting: where ``env`` stands among the environments of all learners; by default alone.
+        keeping: how a replay keeps what it is given.
     """
 
     def __init__(
@@ -32,49 +31,44 @@ class LocalSource:
         algorithm: Algorithm,
         env: VectorEnv,
         weights: LocalWeights,
-        batch_size: int,
         on_row: Callable[[], None] | None = None,
+        acting: Acting | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.env = env
-        spec = algorithm.rollout_spec()
-        unroll_length = algorithm.needs.unroll_length
+        acting = acting or Acting(env.num_envs)
         self._free: list[Slot] = []
-        self.queue = RolloutQueue(
-            spec,
-            unroll_length,
-            env.num_envs,
-            batch_size,
-            self._free.append,
-            pin_memory=algorithm.device.type == "cuda",
-        )
-        num_slots = max(1, batch_size // env.num_envs)
+        self.buffer = make_buffer(algorithm, acting, keeping or Keeping(), self._free.append)
+        spec, unroll_length = algorithm.rollout_spec(), algorithm.needs.unroll_length
+        num_slots = slots_for_a_batch(algorithm, env.num_envs)
         self._free += [Slot(spec, unroll_length, env.num_envs) for _ in range(num_slots)]
-        policy = Policy(algorithm, algorithm.model, weights, env.num_envs)
+        where = places(env.num_envs, acting.first, acting.total)
+        policy = Policy(algorithm, algorithm.model, weights, env.num_envs, where)
         self.actor = make_actor(env, policy, on_row)
 
     def fill(self) -> None:
-        """Returns when the queue has a batch ready; acts only if it has none."""
-        while not self.queue.ready():
+        """Returns when the buffer has a batch ready; acts only if it has none."""
+        while not self.buffer.ready():
             slot = self._free.pop()
             try:
                 self.actor.collect(slot)
             except BaseException:
                 self._free.append(slot)
                 raise
-            self.queue.put(slot)
+            self.buffer.put(slot)
 
     def episodes(self) -> list[Episode]:
         """Returns the episodes that ended since the last call."""
         return self.env.episodes()
 
     def metrics(self) -> dict[str, float]:
-        """Returns what the environments say of themselves."""
+        """Returns what the environments and the buffer say of themselves."""
         restarts = getattr(self.env, "restarts", 0)
-        return {"env_restarts": float(restarts)} if restarts else {}
+        return ({"env_restarts": float(restarts)} if restarts else {}) | self.buffer.metrics()
 
     def snapshot(self) -> dict[str, Any] | None:
         """Returns the state of acting; None if it cannot be captured or rollouts still wait."""
-        return self.actor.snapshot() if len(self.queue) == 0 else None
+        return self.actor.snapshot() if self.buffer.waiting() == 0 else None
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Goes on from a ``snapshot``."""

@@ -51,8 +51,7 @@ class Pieces:
         if env_threads:
             source.close()
             env = envs.make(config.env, source.env.num_envs, rank, num_threads=env_threads)
-            batch_size = self._algorithm.needs.batch_size
-            source = LocalSource(self._algorithm, env, LocalWeights(), batch_size)
+            source = LocalSource(self._algorithm, env, LocalWeights())
         self._env = source.env
         self._fresh = copy.deepcopy(self._algorithm.state_dict())
         actions = batch_space(self._env.spec.action, self._env.num_envs)
@@ -63,7 +62,7 @@ class Pieces:
         source.actor.collect(self._slot)
         self._policy = source.actor.policy
         source.fill()
-        self._batch = source.queue.get()
+        self._batch = source.buffer.get()
         self._once: dict[str, Callable[[], None]] = {
             "env": self._step_environments,
             "forward": self._answer_rows,
@@ -83,8 +82,12 @@ class Pieces:
         seconds = time.perf_counter() - began
         if piece == "update":
             self._algorithm.load_state_dict(copy.deepcopy(self._fresh))
-        rollout = self._slot.rollout if piece in ACTING else self._batch
-        return repeats * rollout.num_transitions, seconds
+        return round(repeats * self._steps(piece)), seconds
+
+    def _steps(self, piece: str) -> float:
+        if piece in ACTING:
+            return self._slot.rollout.num_transitions
+        return self._algorithm.needs.steps_per_batch
 
     def _step_environments(self) -> None:
         for t in range(self._slot.unroll_length):

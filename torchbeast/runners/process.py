@@ -22,8 +22,9 @@ from torchbeast.data.slots import Slot, shared_slots, slots_in
 from torchbeast.envs.vector import VectorEnv
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.alternating import Alternating, make_actor
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import SharedWeights
+from torchbeast.runners.buffers import Acting
 from torchbeast.runners.source import ActingJob
 
 __all__ = ["ActorTask", "Grant", "Remote", "Worker", "act", "actor_seed"]
@@ -32,17 +33,18 @@ START_TIMEOUT = 120.0  # seconds for an actor's imports, on a machine that start
 
 
 class ActorTask(NamedTuple):
-    """What an actor is started with; its incarnations differ in the last three."""
+    """What an actor is started with; its incarnations differ in what comes last."""
 
     job: ActingJob
     spec: Rollout  # of ArraySpec
     weights: SharedWeights
     num_slots: int
-    num_envs: int
+    acting: Acting
     heartbeat: float  # seconds
     block: SharedBlock | None = None  # holds its slots, which no other actor sees
     incarnation: int = -1
     seed: int = 0
+    actor: int = 0
 
 
 def actor_seed(seed: int, actor: int, incarnation: int = 0) -> int:
@@ -63,7 +65,7 @@ def seed_all(seed: int) -> None:
 
 @dataclasses.dataclass(eq=False)
 class Grant:
-    """The right of an actor to fill a slot, until the queue gets it."""
+    """The right of an actor to fill a slot, until the buffer gets it."""
 
     remote: Remote
     index: int
@@ -76,7 +78,7 @@ class Remote:
 
     def __init__(self, actor: int, seed: int, task: ActorTask) -> None:
         self.actor = actor
-        self.task = task
+        self.task = task._replace(actor=actor)
         self.worker: Worker | None = None  # None between two incarnations
         self.start_at = 0.0  # when the next one may begin
         self.free: deque[int] = deque()
@@ -97,7 +99,7 @@ class Remote:
     def start(self) -> None:
         """Starts the next incarnation, in slots where no dead one can have left a finger."""
         task = self.task
-        size = (task.job.unroll_length, task.num_envs, task.num_slots)
+        size = (task.job.unroll_length, task.acting.width, task.num_slots)
         block, self._slots = shared_slots(task.spec, *size)
         self.free = deque(range(task.num_slots))
         incarnation = task.incarnation + 1
@@ -237,11 +239,13 @@ def _act(link: Link, task: ActorTask) -> None:
     torch.set_num_threads(1)
     seed_all(task.seed)
     assert task.block is not None
-    slots = slots_in(task.block, task.spec, task.job.unroll_length, task.num_envs, task.num_slots)
+    width, first, total = task.acting.width, task.acting.first, task.acting.total
+    slots = slots_in(task.block, task.spec, task.job.unroll_length, width, task.num_slots)
     algorithm = task.job.make_algorithm()
-    env = task.job.make_env(task.num_envs, task.seed)
+    env = task.job.make_env(width, task.seed)
     try:
-        policy = Policy(algorithm, algorithm.model, task.weights, task.num_envs)
+        where = places(width, first + task.actor * width, total or task.acting.lanes * width)
+        policy = Policy(algorithm, algorithm.model, task.weights, width, where)
         actor = make_actor(env, policy, Heartbeat(link, task.heartbeat))
         seed_all(task.seed)  # after all that draws random numbers of its own
         link.send("ready")

@@ -17,6 +17,22 @@ RANGES = {
     **dict.fromkeys(["epsilon", "grad_norm_clipping"], (1e-30, math.inf)),
     **dict.fromkeys(["num_epochs", "num_minibatches", "lstm_layers"], (1, math.inf)),
     **dict.fromkeys(["hidden_sizes", "env_groups"], (1, math.inf)),
+    **dict.fromkeys(["q_lambda", "priority_eta", "importance_exponent"], (0.0, 1.0)),
+    **dict.fromkeys(
+        [
+            "exploration_start",
+            "exploration_end",
+            "exploration_fraction",
+            "exploration_evaluation",
+        ],
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(["replay_ratio", "huber_kappa", "rescale_epsilon"], (1e-30, math.inf)),
+    **dict.fromkeys(["replay_size", "min_replay_size", "n_step"], (1, math.inf)),
+    **dict.fromkeys(["sequence_length", "target_interval", "num_quantiles"], (1, math.inf)),
+    **dict.fromkeys(["num_taus", "num_target_taus", "num_acting_taus"], (1, math.inf)),
+    **dict.fromkeys(["num_atoms"], (2, math.inf)),
+    **dict.fromkeys(["burn_in", "priority_exponent"], (0, math.inf)),
     **dict.fromkeys(["lstm_size", "env_workers", "env_threads", "max_lag"], (0, math.inf)),
 }
 

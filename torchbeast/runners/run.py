@@ -16,6 +16,7 @@ from torchbeast.loops.evaluate import evaluate
 from torchbeast.runners.build import build, rank_seed
 from torchbeast.runners.config import RunConfig, save_config, to_dict
 from torchbeast.runners.ranks import Ranks
+from torchbeast.runners.replay_checkpoint import ReplayCheckpoint
 from torchbeast.runners.source import Interrupted
 from torchbeast.tools import checkpoint
 from torchbeast.tools.display import Display, Warnings
@@ -78,7 +79,7 @@ class Run:
         # The first checkpoint comes at once: from there on the run can be resumed, a full disk
         # shows at the start, and the memory that saving takes is taken.
         self._last_save = -math.inf
-        self._saved_step = -1
+        self._saved_step = self._told_step = -1
         self._between_rollouts = True  # False: the last one was left unfinished
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
@@ -94,6 +95,7 @@ class Run:
         steps = saved.step if saved is not None else 0
         self.algorithm, self.source, self.learner = build(config, 0, steps, self._on_wait)
         self._close_later.append(self.source.close)
+        self._replay = ReplayCheckpoint(self.directory.path, self.source.buffer, config)
         version = self._take_back(saved) if saved is not None else 0
         self.learner.resume(steps, version)
         # Also at the start: a network of the user's may not begin the same in every process.
@@ -119,6 +121,7 @@ class Run:
             self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
             if "statistics" in saved.state:  # a model.tar has none, nor the number of updates
                 self.statistics.load_state_dict(saved.state["statistics"])
+            self._replay.restore(saved.step)
             return int(saved.state.get("version", 0))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
@@ -127,13 +130,16 @@ class Run:
             ) from error
 
     def _continue_acting(self, saved: checkpoint.Snapshot) -> None:
-        exact = saved.env is not None and _acts_as(saved.state["config"], to_dict(self.config))
-        if exact:
-            assert saved.env is not None
+        # An empty replay cannot go on in the middle of episodes that it has not seen.
+        exact = self._replay.whole and _acts_as(saved.state["config"], to_dict(self.config))
+        if exact and saved.env is not None:
             self.source.restore(saved.env)
             restore_rng(saved.rng)
+            how = "exactly where it stopped"
+        else:
+            how = "with new episodes in every environment"
+            how += "" if self._replay.whole else " and an empty replay"
         self._last_save = time.monotonic()
-        how = "exactly where it stopped" if exact else "with new episodes in every environment"
         self.display.note(f"continues at step {saved.step:,}, {how}")
         _log.info("continues at step %d, %s", saved.step, how)
 
@@ -195,6 +201,7 @@ class Run:
         flags = {"algo": settings.pop("algo")}
         flags |= {k: v for group in settings.values() for k, v in group.items()}
         score = self.statistics.mean_return
+        self._replay.save(self.learner.steps)
         checkpoint.save(
             self.directory.path,
             snapshot,
@@ -203,6 +210,7 @@ class Run:
             score=score if self.statistics.episodes else None,
         )
         self._saved_step = self.learner.steps
+        self._replay.forget_others(self.learner.steps)
 
     def save_after_failure(self) -> None:
         """Saves what was learned, if the weights are still good."""
@@ -223,18 +231,24 @@ class Run:
     def _on_wait(self) -> None:
         if self.stop.overdue(GRACE):
             raise Interrupted
+        # While a replay fills up for the first time there are steps, but no updates.
+        waited = time.monotonic() - self._last_log
+        if waited >= max(1.0, self.config.output.log_interval) and self._steps_to_tell():
+            self._tell_episodes()
+            self._write_row()
+
+    def _steps_to_tell(self) -> bool:
+        return hasattr(self, "display") and self.learner.steps > self._told_step
 
     def _should_stop(self) -> bool:
         return self.stop.requested and (self._at_boundary() or self.stop.overdue(GRACE))
 
     def _at_boundary(self) -> bool:
         # Between rollouts a run that acts itself can be continued bit for bit.
-        return self.config.system.num_actors > 0 or len(self.source.queue) == 0
+        return self.config.system.num_actors > 0 or self.source.buffer.waiting() == 0
 
     def _after_update(self) -> None:
-        episodes = self.source.episodes() + self.ranks.episodes()
-        self.statistics.add(episodes)
-        self.log.episodes(episodes, self.learner.steps)
+        self._tell_episodes()
         output = self.config.output
         now = time.monotonic()
         if now - self._last_log >= output.log_interval:
@@ -248,11 +262,17 @@ class Run:
             except StorageError as error:
                 _log.warning("training goes on without a checkpoint: %s", error)
 
+    def _tell_episodes(self) -> None:
+        episodes = self.source.episodes() + self.ranks.episodes()
+        self.statistics.add(episodes)
+        self.log.episodes(episodes, self.learner.steps)
+
     def _write_row(self) -> None:
         self._last_log = time.monotonic()
         metrics = self.learner.metrics()
-        if not metrics and not self._evaluated:
+        if not metrics and not self._evaluated and not self._steps_to_tell():
             return
+        self._told_step = self.learner.steps
         shares = self.timings.shares()
         row: dict[str, float] = {"step": self.learner.steps, "updates": self.learner.version}
         row |= self.statistics.take() | metrics | self.source.metrics() | self._evaluated

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torchbeast.algorithms.base import Algorithm
-from torchbeast.data.queue import RolloutQueue
+from torchbeast.data.buffer import Buffer
 from torchbeast.envs.vector import Episode, VectorEnv
 
 
@@ -23,12 +23,12 @@ class ActingJob(NamedTuple):
 
 
 class Source(Protocol):
-    """Fills the queue of a learner with rollouts."""
+    """Fills the buffer of a learner with rollouts."""
 
-    queue: RolloutQueue
+    buffer: Buffer
 
     def fill(self) -> None:
-        """Returns when the queue has a batch ready.
+        """Returns when the buffer has a batch ready.
 
         Raises:
             Interrupted: the run is to stop.

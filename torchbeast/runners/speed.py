@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchbeast.algorithms.base import Once
 from torchbeast.runners.build import build
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.pieces import PieceGroup, piece_groups
@@ -17,6 +19,7 @@ from torchbeast.runners.ranks import Ranks
 
 PIECES = ("env", "forward", "update")
 WARM_UP = 2.0  # seconds of each piece at most, before the first round
+REPLAY_SIZE, MIN_REPLAY_SIZE = 50_000, 2_000  # environment steps, at most
 MAX_SECONDS = 60.0  # of a piece: learners that wait longer for each other give up
 
 
@@ -70,7 +73,7 @@ def measure(
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"expected --seconds above 0 and up to {MAX_SECONDS:.0f}, got {seconds}")
     on_progress("starting")
-    bench = Bench(config)
+    bench = Bench(_soon_filled(config))
     try:
         on_progress("warming up")
         bench.warm_up(min(seconds, WARM_UP))
@@ -82,6 +85,14 @@ def measure(
         return summary(taken)
     finally:
         bench.close()
+
+
+def _soon_filled(config: RunConfig) -> RunConfig:
+    """Returns a config whose replay, which each process fills before the clock starts, is small."""
+    learned = config.algorithm
+    limits = {"replay_size": REPLAY_SIZE, "min_replay_size": MIN_REPLAY_SIZE}
+    small = {k: min(n, getattr(learned, k)) for k, n in limits.items() if hasattr(learned, k)}
+    return dataclasses.replace(config, algorithm=dataclasses.replace(learned, **small))
 
 
 def summary(rounds: dict[str, list[float]]) -> Speed:
@@ -153,7 +164,6 @@ class WholeRun:
     """A run as ``train`` does it, on the parts of rank 0, without logs, evaluation, checkpoints."""
 
     def __init__(self, config: RunConfig) -> None:
-        system, batch_size = config.system, config.algorithm.batch_size
         self._parts = build(config, 0)
         try:
             self._parts.learner.resume(0, 0)
@@ -161,12 +171,20 @@ class WholeRun:
         except BaseException:
             self._parts.source.close()
             raise
+        ranks = config.system.num_learners
+        system, needs = config.system, self._parts.algorithm.needs
+        columns = (system.num_actors * system.envs_per_actor or system.num_envs) // ranks
+        steps = needs.unroll_length * columns  # of a rollout of every environment of this rank
+        once = isinstance(needs, Once)
+        per_batch = needs.steps_per_batch
         # Whole cycles are timed: an environment's rollout may make several batches.
-        self._updates = 1 if system.num_actors else max(1, system.num_envs // batch_size)
+        self._updates = 1 if system.num_actors and once else max(1, round(steps / per_batch))
         # What actor processes filled while nobody learned is not part of their speed.
-        columns = system.num_buffers * system.envs_per_actor if system.num_actors else 0
-        self._stock = -(-columns // batch_size)
-        self._stock_steps = columns * config.algorithm.unroll_length
+        self._stock_steps = steps if system.num_actors else 0
+        if system.num_actors and once:
+            held = system.num_buffers * system.envs_per_actor // ranks
+            self._stock_steps = held * needs.unroll_length
+        self._stock = math.ceil(self._stock_steps / per_batch)
 
     def measure(self, seconds: float) -> float:
         """Returns the environment steps per second of acting and learning."""
