@@ -49,6 +49,14 @@ def minatar(game: str) -> tuple[str, ...]:
     return ("--env", f"MinAtar/{game}-v1", "--env_kwargs", "sticky_action_prob=0.0")
 
 
+# The settings that R2D2's preset has there, but for its memory.
+DQN_ON_TMAZE = (
+    *("--env", "TMaze-v0", "--batch_size", "64", "--replay_ratio", "32", "--n_step", "3"),
+    *("--double", "--dueling", "--prioritized", "--learning_rate", "0.001"),
+    *("--min_replay_size", "2000", "--target_interval", "2000"),
+    *("--exploration_end", "0.02", "--exploration_fraction", "0.3"),
+)
+
 EXPERIMENTS = {
     "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 5, 500_000, 475.0),
     "pong": Experiment("impala", ("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
@@ -76,10 +84,18 @@ EXPERIMENTS = {
     "dqn-lunarlander": Experiment("dqn", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-lunarlander": Experiment("rainbow", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-pong": Experiment("rainbow", ("--env", "PongNoFrameskip-v4"), 3, 1_500_000, 18.0),
-    "r2d2-memory": Experiment("r2d2", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
+    "r2d2-memory": Experiment("r2d2", ("--env", "TMaze-v0"), 3, 150_000, 0.9),
     # The control: the same without memory.
-    "dqn-memory": Experiment("dqn", ("--env", "TMaze-v0"), 3, 300_000, 0.9),
+    "dqn-memory": Experiment("dqn", DQN_ON_TMAZE, 3, 150_000, 0.9),
     "pqn-cartpole": Experiment("pqn", ("--env", "CartPole-v1"), 3, 500_000, 475.0),
+    "pqn-breakout": Experiment("pqn", minatar("Breakout"), 3, 10_000_000, 28.0),
+    # MinAtar's own rules, with sticky actions, as its paper's DQN played (arXiv:1903.03176).
+    "dqn-breakout": Experiment("dqn", ("--env", "MinAtar/Breakout-v1"), 3, 5_000_000, 10.0),
+    "dqn-asterix": Experiment("dqn", ("--env", "MinAtar/Asterix-v1"), 3, 5_000_000, 17.0),
+    "dqn-spaceinvaders": Experiment(
+        "dqn", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 5_000_000, 44.0
+    ),
+    "rainbow-breakout": Experiment("rainbow", ("--env", "MinAtar/Breakout-v1"), 3, 5_000_000, 10.0),
 }
 
 
@@ -126,6 +142,16 @@ def wall_seconds(path: pathlib.Path) -> float:
     return float(between[between < PAUSE].sum())
 
 
+def last_evaluation(path: pathlib.Path) -> float | None:
+    """Returns the mean return of the last evaluation, None if there was none."""
+    fields, rows = read_table(path / "logs.csv", path / "fields.csv")
+    if "eval_return" not in fields:
+        return None
+    column = fields.index("eval_return")
+    found = [float(row[column]) for row in rows if row[column] not in ("", "nan")]
+    return found[-1] if found else None
+
+
 def summarize(path: pathlib.Path, curve: Curve, seed: int, target: float) -> dict[str, Any]:
     """Returns what one seed's run came to."""
     means = running_mean(curve, WINDOW)
@@ -138,6 +164,7 @@ def summarize(path: pathlib.Path, curve: Curve, seed: int, target: float) -> dic
         "reached_at": int(curve.steps[reached[0]]) if len(reached) else None,
         "final_mean": float(means[-1]),
         "best_mean": float(means[enough].max()) if enough.any() else None,
+        "evaluation": last_evaluation(path),
         "wall_seconds": round(wall_seconds(path), 1),
         "commit": (read_meta(path).get("git") or {}).get("commit"),
     }

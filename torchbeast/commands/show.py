@@ -94,9 +94,9 @@ def _algorithms() -> None:
 
 
 def _presets() -> None:
-    for algorithm in ALGORITHMS:
-        for name, function in presets.of(algorithm).items():
-            print(f"  {name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+    functions = {k: v for algorithm in ALGORITHMS for k, v in presets.of(algorithm).items()}
+    for name, function in functions.items():
+        print(f"  {name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
 
 
 def _networks() -> None:

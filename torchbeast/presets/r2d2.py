@@ -21,21 +21,23 @@ def r2d2_memory(config: RunConfig) -> RunConfig:
     return changed(
         config,
         algorithm=dict(
+            # What is learned from must reach from the cue to where it matters.
             unroll_length=20,
-            sequence_length=20,
-            burn_in=10,
+            sequence_length=40,
+            burn_in=20,
             batch_size=32,
             replay_size=100_000,
             min_replay_size=2_000,
-            replay_ratio=4.0,
+            replay_ratio=32.0,
             discounting=0.99,
             n_step=3,
             target_interval=2_000,
-            learning_rate=0.0005,
+            learning_rate=0.001,
             exploration="schedule",
+            exploration_end=0.02,
             exploration_fraction=0.3,
         ),
-        system=dict(total_steps=300_000, num_envs=8),
+        system=dict(total_steps=150_000, num_envs=8),
     )
 
 

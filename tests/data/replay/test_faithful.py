@@ -96,9 +96,9 @@ SHAPES = [  # unroll_length, lanes, width, capacity
 def test_transitions_are_those_that_were_put_in(shape, stack, n_step):
     steps, lanes, width, capacity = shape
     tape = Tape(n_step * 100 + stack, steps, lanes, width, stack)
-    clip = n_step == 2
+    clip = stack == 2
     window = Transitions(n_step, GAMMA, clip)
-    replay = make(tape, window, capacity, stack == 2, 16)
+    replay = make(tape, window, capacity, n_step == 3, 16)
     ring, compared = replay.ring, 0
     for turn in range(max(12, 5 * ring.length * lanes // steps)):
         lane = int(tape.rng.integers(lanes))

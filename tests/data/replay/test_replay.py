@@ -173,7 +173,7 @@ def test_a_restored_replay_goes_on_as_the_saved_one(tmp_path, window, prioritize
         replay.put(tape.rollout(i % 2), i % 2)
         if replay.ready():
             replay.get()
-            replay.feedback(tape.rng.random(8))
+            replay.feedback(5 * tape.rng.random(8))
     folder = tmp_path / "deep" / "replay"
     replay.save(folder)
     replay.save(folder)  # in place of the first

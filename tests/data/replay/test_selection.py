@@ -166,13 +166,16 @@ def test_the_tree_finds_what_a_cumulated_sum_finds(size):
 
 def test_a_leaf_without_weight_is_not_found_at_any_rounding():
     rng = np.random.default_rng(0)
-    tree = SumTree(100_000)
-    index = rng.permutation(100_000)[:5000]
-    weight = 10.0 ** rng.uniform(-12, 12, 5000)  # sums of these round
-    tree.set(index, weight)
-    edges = np.concatenate([[0.0, 1 - 2.0**-53], weight.cumsum() / weight.sum() * (1 - 2.0**-53)])
-    found = tree.find(np.concatenate([edges, rng.random(100_000)]))
-    assert (tree.get(found) > 0).all()
+    size = 16 * 4096
+    weight = 10.0 ** rng.uniform(-8, 8, size)  # sums of these round
+    weight[::16] = 0  # where a search that misses its group would end
+    weight[rng.random(size) < 0.3] = 0
+    tree = SumTree(size)
+    tree.set(np.arange(size), weight)
+    ends = weight.reshape(-1, 16).sum(1).cumsum()
+    for edge in (ends, np.nextafter(ends, 0), np.nextafter(ends, np.inf)):
+        found = tree.find((edge / tree.total).clip(0, np.nextafter(1, 0)))
+        assert (weight[found] > 0).all()
 
 
 def test_an_empty_tree_says_so():

@@ -29,8 +29,7 @@ class Pacing:
 
     def may_learn(self) -> bool:
         """Returns whether a batch may be learned from."""
-        ahead = self.stored - self.min_size
-        return ahead >= 0 and self.learned <= self.replay_ratio * ahead
+        return self.learned <= self.replay_ratio * (self.stored - self.min_size)
 
     def may_store(self, under_way: int) -> bool:
         """Returns whether ``under_way`` environment steps may be made: those asked for, too."""

@@ -11,7 +11,7 @@ import optree
 import torch
 
 from torchbeast.data.replay.memory import Array, file_memory, private_memory
-from torchbeast.data.replay.stored_frames import StoredFrames
+from torchbeast.data.replay.stored_frames import AGE, StoredFrames
 from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_leaves, tree_map
 from torchbeast.data.shared import aligned
 from torchbeast.data.slots import Slot
@@ -230,7 +230,7 @@ def _rollouts(steps: int, size: int) -> int:
 
 
 def _frame(obs: Tree, stack: int) -> ArraySpec:
-    if not is_spec(obs) or obs.shape[:1] != (stack,):
+    if not is_spec(obs) or obs.shape[:1] != (stack,) or stack > AGE + 1:
         raise ValueError(
             f"expected observations that are stacks of {stack} frames along their first axis, got "
             f"{obs}; --replay_whole_stacks stores them whole"
