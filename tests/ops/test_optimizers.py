@@ -95,7 +95,7 @@ def test_nonsense_is_refused(bad: dict[str, float]) -> None:
         ops.RMSPropTF([param(1.0, 1.0)], **bad)
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf", "adam"])
+@pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf", "adam", "radam"])
 def test_optimizers_by_name(name: str) -> None:
     p, q = param(1.0, 0.3), param(1.0, 0.3)
     common = {"lr": 0.01, "eps": 1e-3}
@@ -103,6 +103,7 @@ def test_optimizers_by_name(name: str) -> None:
         "rmsprop": lambda: torch.optim.RMSprop([q], **common, alpha=0.9, momentum=0.5),
         "rmsprop_tf": lambda: ops.RMSPropTF([q], **common, alpha=0.9, momentum=0.5),
         "adam": lambda: torch.optim.Adam([q], **common),
+        "radam": lambda: torch.optim.RAdam([q], **common),
     }[name]()
     generator = (x for x in [p])
     made = ops.make_optimizer(name, generator, 0.01, epsilon=1e-3, alpha=0.9, momentum=0.5)
@@ -115,7 +116,7 @@ def test_optimizers_by_name(name: str) -> None:
 
 
 def test_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(ValueError, match="rmsprop, rmsprop_tf or adam, got 'sgd'"):
+    with pytest.raises(ValueError, match="rmsprop, rmsprop_tf, adam or radam, got 'sgd'"):
         ops.make_optimizer("sgd", [param(1.0, 1.0)], 0.1, epsilon=1e-3)
 
 

@@ -122,6 +122,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     if not grads:
         return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    if max_norm is not None and max_norm < math.inf:
+    if max_norm is None or max_norm == math.inf:
+        return norm
+    # A GPU is not asked for the norm; a CPU is spared the pass over the gradients.
+    if norm.is_cuda or norm > max_norm:
         torch._foreach_mul_(grads, max_norm / norm.clamp(min=max_norm))
     return norm
