@@ -16,7 +16,7 @@ from torchbeast.algorithms import impala
 from torchbeast.data import EnvSpec, Rollout, tree_map
 from torchbeast.loops.evaluate import evaluate
 from torchbeast.nets import NetworkConfig
-from torchbeast.runners import build
+from torchbeast.runners import build, checks
 from torchbeast.runners.config import RunConfig, SystemConfig
 
 PROBES = str(pathlib.Path(__file__).parents[1] / "probes.py")
@@ -38,7 +38,7 @@ class Frozen:
                 torch_threads=1,
             ),
         )
-        self.config = build.checked(config)
+        self.config = checks.checked(config)
         self.algorithm, self.source, self.learner = build.build(self.config, 0)
         assert isinstance(self.algorithm, impala.Impala)
         with torch.no_grad():  # a policy far from uniform, so that differences show

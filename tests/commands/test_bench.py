@@ -11,7 +11,7 @@ from runners.test_run import PROBES
 
 from torchbeast import cli
 from torchbeast.envs import EnvConfig
-from torchbeast.runners.build import checked
+from torchbeast.runners.checks import checked
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.pieces import Pieces
 from torchbeast.runners.ranks import RankFailed

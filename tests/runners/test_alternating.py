@@ -16,7 +16,7 @@ from torchbeast import envs
 from torchbeast.algorithms import impala
 from torchbeast.data import Rollout
 from torchbeast.runners import build
-from torchbeast.runners.build import ConfigError
+from torchbeast.runners.checks import ConfigError
 from torchbeast.tools import checkpoint
 
 LSTM = {"use_lstm": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from runners.test_run import PROBES, digest, make, rows, train
 
+from torchbeast import nets
 from torchbeast.algorithms import apex, c51, dqn, iqn, pqn, qrdqn, r2d2, rainbow
 from torchbeast.data import Rollout
 from torchbeast.data.replay import Replay
-from torchbeast.runners.build import ConfigError
+from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.ranks import Ranks
 from torchbeast.runners.run import Run
 from torchbeast.tools import checkpoint
 
@@ -60,7 +63,7 @@ def test_serial_equals_async_by_turns(tmp_path: pathlib.Path, name: str) -> None
         ("serial", {}),
         ("async", {"num_actors": 1, "envs_per_actor": 2}),
     ]:
-        run = config(tmp_path / shape, name, system=system, learned={"max_lag": 0})
+        run = config(tmp_path / shape, name, system=system, learned={"take_turns": True})
         assert train(run).steps == STEPS
     one, other = weights(tmp_path / "serial"), weights(tmp_path / "async")
     assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -197,12 +200,76 @@ def test_a_damaged_replay_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"system": {"num_actors": 2, "envs_per_actor": 1}}, "lanes"),
+        ({"system": {"num_envs": 4}}, "width"),
+        ({"learned": {"n_step": 1}}, "window"),
+        ({"learned": {"prioritized": False}}, "selection"),
+        ({"learned": {"unroll_length": 2}}, "unroll_length"),
+    ],
+    ids=str,
+)
+def test_a_replay_of_another_shape_is_refused(
+    tmp_path: pathlib.Path, changes: dict[str, Any], text: str
+) -> None:
+    output = {"checkpoint_replay": True}
+    train(config(tmp_path, "dqn", output=output))
+    with pytest.raises(checkpoint.CheckpointError, match=f"expected a saved replay with {text}"):
+        train(config(tmp_path, "dqn", 2 * STEPS, output=output, **changes))
+
+
+def test_a_new_replay_ratio_holds_from_the_resume_on(tmp_path: pathlib.Path) -> None:
+    output = {"checkpoint_replay": True}
+    train(config(tmp_path, "dqn", output=output))
+    updates = checkpoint.load(tmp_path / "run").state["version"]
+    more = config(tmp_path, "dqn", 2 * STEPS, output=output, learned={"replay_ratio": 8.0})
+    train(more)
+    made = checkpoint.load(tmp_path / "run").state["version"] - updates
+    # A batch of 8 for each step; four times as many as before, and no more than that.
+    assert made == pytest.approx(STEPS, abs=16)
+
+
+
+
+def test_learners_with_actors_stay_equal(tmp_path: pathlib.Path) -> None:
+    """Their replays differ in size; their schedules and target copies must not."""
+    system = {"num_learners": 2, "num_actors": 6, "envs_per_actor": 2}
+    learned = {"learning_rate_schedule": "linear"}
+    run = config(tmp_path, "dqn", 900, system=system, learned=learned)
+    watched = f"{pathlib.Path(__file__).with_name('equal_learners.py')}:Watched"
+    assert train(dataclasses.replace(run, algo=watched)).exit_code == 0
+
+
+def test_exploration_begins_where_it_is_told(tmp_path: pathlib.Path) -> None:
+    shares: list[float] = []
+    act = dqn.DQN.act
+
+    def spy(self: dqn.DQN, model: Any, rows: Rollout, state: Any, explore: Any) -> Any:
+        if explore is not None:
+            shares.append(float(nets.unwrapped(model).epsilon))
+        return act(self, model, rows, state, explore)
+
+    dqn.DQN.act = spy  # type: ignore[method-assign, assignment]
+    try:
+        learned = {"exploration_start": 0.5, "exploration_end": 0.25, "exploration_fraction": 0.5}
+        train(config(tmp_path, "dqn", learned=learned))
+    finally:
+        dqn.DQN.act = act  # type: ignore[method-assign]
+    assert shares[0] == 0.5
+    assert shares[-1] == 0.25
+    assert all(later <= earlier for earlier, later in itertools.pairwise(shares))
+
+
+@pytest.mark.parametrize(
     ("groups", "text"),
     [
         ({"learned": {"min_replay_size": 500}}, "--min_replay_size of at most --replay_size 400"),
         ({"learned": {"min_replay_size": 240}}, "--total_steps above --min_replay_size 240"),
         ({"learned": {"replay_size": 60}, "system": {"num_envs": 50}}, "--replay_size of at least"),
         ({"learned": {"replay_ratio": 0.0}}, "--replay_ratio"),
+        ({"learned": {"replay_size": 10**13}}, "GB for the replay"),
+        ({"system": {"replay_dir": "/nowhere/at/all"}}, "a folder for --replay_dir"),
         ({"learned": {"n_step": 0}}, "--n_step"),
         ({"network": {"use_lstm": True}}, "no --use_lstm"),
         ({"network": {"normalize_rewards": True}}, "--normalize_rewards"),

@@ -18,7 +18,7 @@ from torchbeast.data import Rollout
 from torchbeast.envs import EnvConfig, EnvError
 from torchbeast.nets import NetworkConfig
 from torchbeast.runners import run as running
-from torchbeast.runners.build import checked
+from torchbeast.runners.checks import checked
 from torchbeast.runners.config import OutputConfig, RunConfig, SystemConfig
 from torchbeast.runners.run import Result, Run
 from torchbeast.tools import checkpoint

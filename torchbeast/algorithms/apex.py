@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from torchbeast import nets, ops
+from torchbeast import nets
 from torchbeast.algorithms import dqn
 from torchbeast.data import Rollout
 
@@ -35,6 +35,9 @@ class Config(dqn.Config):
     exploration: Literal["schedule", "ladder"] = "ladder"
     """Random actions: fewer and fewer in all environments, or a share of its own for each, from
     0.4 down to 0.4^8."""
+    target_interval: int = 160_000
+    """Environment steps between two copies of the model into the target network: the paper's
+    2,500 updates."""
     grad_norm_clipping: float = 40.0
     """Largest global norm of the gradient."""
 
@@ -45,9 +48,8 @@ class ApeX(dqn.DQN):
     config_type = Config
 
     def extras(self, q: Tensor, answer: nets.ActionValues, action: Tensor) -> dict[str, Tensor]:
-        """Returns the value of the action taken, and of the best one."""
-        best = ops.greedy(q, answer.allowed)
-        return {"q": ops.chosen(q, action), "best_q": ops.chosen(q, best)}
+        """Returns what first priorities are made of."""
+        return self.taken_and_best(q, answer, action)
 
     def initial_priority(self, windows: Rollout) -> Tensor:
         """Returns the errors [B] of n-step Q-learning with the actor's own values (section 3)."""

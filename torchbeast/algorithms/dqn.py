@@ -6,10 +6,10 @@ import dataclasses
 
 from torch import Tensor
 
-from torchbeast import nets, ops
+from torchbeast import ops
 from torchbeast.algorithms.base import Update
 from torchbeast.algorithms.q_learning import QLearning, Settings
-from torchbeast.data import EnvSpec, Rollout
+from torchbeast.data import Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,6 @@ class DQN(QLearning):
     """Learns the value of each action; double (1509.06461) and dueling (1511.06581) if asked."""
 
     config_type = Config
-
-    def __init__(
-        self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
-    ) -> None:
-        super().__init__(config, network, spec, total_steps)
 
     def update(self, batch: Rollout, steps: int) -> Update:
         """One step on the Huber loss of Q(s, a) against r + gamma max Q(s', .)."""

@@ -74,6 +74,7 @@ class PQN(Algorithm):
             discounting=config.discounting,
         )
         self.recurrent = nets.is_recurrent(self.model)
+        nets.unwrapped(self.model).epsilon.fill_(config.exploration_start)  # type: ignore[operator]
         self.optimizer = ops.make_optimizer(
             "radam", self.model.parameters(), config.learning_rate, epsilon=config.epsilon
         )
@@ -147,7 +148,8 @@ class PQN(Algorithm):
         self, columns: tuple[Rollout, Tensor, Tensor], generator: torch.Generator
     ) -> Iterator[tuple[Rollout, Tensor, Tensor]]:
         order = torch.randperm(columns[1].shape[1], generator=generator).to(self.device)
-        for index in order.tensor_split(self.config.num_minibatches):
+        # Steps that nobody chose may leave fewer transitions than minibatches.
+        for index in order.tensor_split(min(self.config.num_minibatches, len(order))):
             yield tree_map(lambda x, index=index: x.index_select(1, index), columns)
 
     def _gradient_step(self, rows: Rollout, valid: Tensor, target: Tensor) -> dict[str, Tensor]:

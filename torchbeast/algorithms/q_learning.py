@@ -43,7 +43,7 @@ class Settings:
     dueling: bool = False
     """The network adds a value and advantages that it learns apart."""
     noisy: bool = False
-    """Explore by noise in the weights, whose size is learned, instead of random actions."""
+    """Explore by noise in the weights, whose size is learned, instead of by random actions."""
     prioritized: bool = False
     """Draw what was surprising more often."""
     priority_exponent: float = 0.6
@@ -73,8 +73,8 @@ class Settings:
     """Adam's epsilon."""
     grad_norm_clipping: float = 10.0
     """Largest global norm of the gradient."""
-    max_lag: int | None = None
-    """0: acting and learning take turns also where actors are processes; None: they overlap."""
+    take_turns: bool = False
+    """Actor processes wait while the learner learns, as in one process; runs repeat then."""
 
 
 class QLearning(Algorithm):
@@ -106,7 +106,7 @@ class QLearning(Algorithm):
             config.min_replay_size,
             config.replay_ratio,
             config.priority_exponent if config.prioritized else None,
-            config.max_lag,
+            0 if config.take_turns else None,
         )
         self.model = nets.build_q(
             network,
@@ -122,6 +122,7 @@ class QLearning(Algorithm):
                 "expected no --use_lstm with an algorithm that replays single transitions; r2d2 "
                 "replays sequences and has memory"
             )
+        nets.unwrapped(self.model).epsilon.fill_(config.exploration_start)  # type: ignore[operator]
         self.target = Target(self.model, config.target_interval)
         self.optimizer = ops.make_optimizer(
             "adam", self.model.parameters(), config.learning_rate, epsilon=config.epsilon
@@ -160,6 +161,13 @@ class QLearning(Algorithm):
         """Returns what acting leaves for learning."""
         return {}
 
+    def taken_and_best(
+        self, q: Tensor, answer: nets.ActionValues, action: Tensor
+    ) -> dict[str, Tensor]:
+        """Returns the value of the action taken, and of the best one: for first priorities."""
+        best = ops.greedy(q, answer.allowed)
+        return {"q": ops.chosen(q, action), "best_q": ops.chosen(q, best)}
+
     def best(self, answer: nets.ActionValues) -> Tensor:
         """Returns the greedy actions [T, B] of an answer."""
         return ops.greedy(self.values(answer.numbers), answer.allowed)
@@ -193,7 +201,9 @@ class QLearning(Algorithm):
             c.exploration_end,
         )
         nets.unwrapped(self.model).epsilon.fill_(share)  # type: ignore[operator]
-        return Update({"total_loss": total_loss, "grad_norm": norm, **metrics}, priority)
+        good = bool(torch.isfinite(norm))  # else the step was left out, and errors mean nothing
+        told = {"total_loss": total_loss, "grad_norm": norm, **metrics}
+        return Update(told, priority if good else None)
 
     def _share_of_random(self, answer: nets.ActionValues, explore: Tensor | None) -> Tensor | float:
         if explore is None:

@@ -52,6 +52,9 @@ class Config(Settings):
     exploration: Literal["schedule", "ladder"] = "ladder"
     """Random actions: fewer and fewer in all environments, or a share of its own for each, from
     0.4 down to 0.4^8."""
+    target_interval: int = 500_000
+    """Environment steps between two copies of the model into the target network: about 100
+    updates with the other defaults; the paper's 2,500 updates are 12.8M steps."""
     epsilon: float = 0.001
     """Adam's epsilon."""
     grad_norm_clipping: float = 40.0
@@ -73,9 +76,8 @@ class R2D2(QLearning):
         return Sequences(self.config.burn_in, self.config.sequence_length)
 
     def extras(self, q: Tensor, answer: nets.ActionValues, action: Tensor) -> dict[str, Tensor]:
-        """Returns the value of the action taken, and of the best one."""
-        best = ops.greedy(q, answer.allowed)
-        return {"q": ops.chosen(q, action), "best_q": ops.chosen(q, best)}
+        """Returns what first priorities are made of."""
+        return self.taken_and_best(q, answer, action)
 
     def initial_priority(self, windows: Rollout) -> Tensor:
         """Returns the priorities [B] of sequences by the values that the actor had."""

@@ -17,7 +17,7 @@ from torchbeast import envs
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import train_config
 from torchbeast.nets import choose
-from torchbeast.runners import build
+from torchbeast.runners import build, checks
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.speed import Range, Speed, measure
 from torchbeast.tools.provenance import describe_run
@@ -41,7 +41,7 @@ def bench(arguments: Sequence[str]) -> int:
     config = train_config(name, f"torchbeast bench {name}", others)
     if config is None:
         return 0
-    config = build.checked(config)
+    config = checks.checked(config)
     about = {"settings": _settings(config), "machine": _machine()}
     progress = Console(stderr=True, quiet=flags.json or not sys.stderr.isatty())
     try:

@@ -26,7 +26,7 @@ def failing() -> Iterator[None]:
     from torchbeast.algorithms.base import Diverged
     from torchbeast.envs import EnvError, UnknownEnvironment
     from torchbeast.runners.async_ import ActorFailed
-    from torchbeast.runners.build import ConfigError
+    from torchbeast.runners.checks import ConfigError
     from torchbeast.runners.ranks import RankFailed
     from torchbeast.tools.checkpoint import CheckpointError
     from torchbeast.tools.files import StorageError

@@ -18,7 +18,8 @@ from torchbeast.commands.flags import parse
 from torchbeast.commands.train import config_of, describe, run_argument
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.evaluate import evaluate as play_games
-from torchbeast.runners.build import ConfigError, make_algorithm
+from torchbeast.runners.build import make_algorithm
+from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
 from torchbeast.tools import checkpoint
 from torchbeast.tools.video import write_video

@@ -13,7 +13,7 @@ from torchbeast.algorithms import ALGORITHMS
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import parse, train_config
 from torchbeast.envs.vector import Episode
-from torchbeast.runners.build import checked
+from torchbeast.runners.checks import checked
 from torchbeast.runners.config import RunConfig, load_config, to_dict
 from torchbeast.runners.run import Result
 from torchbeast.runners.run import train as run_training

@@ -105,7 +105,9 @@ def spec_of(env: gymnasium.Env[Any, Any]) -> EnvSpec:
     space, inner = env.observation_space, env
     while isinstance(inner, gymnasium.Wrapper) and inner.observation_space is space:
         if isinstance(inner, FrameStackObservation) and isinstance(space, spaces.Box):
-            frames = inner.stack_size if inner.padding_type in ("reset", "zero") else 1
-            return EnvSpec(space, env.action_space, frames)
+            # "zero" pads with the lowest value where 0 is not in the space.
+            zero = inner.padding_type == "zero" and bool((space.low <= 0).all())
+            known = inner.padding_type == "reset" or zero
+            return EnvSpec(space, env.action_space, inner.stack_size if known else 1)
         inner = inner.env
     return EnvSpec(space, env.action_space)

@@ -36,9 +36,12 @@ class Learner:
         self.version = version
         self.weights.publish(self.algorithm.model, version)
 
-    def step(self) -> None:
-        """Learns from one batch, which must be ready."""
-        steps = self.steps  # before those of this batch
+    def step(self, steps: int | None = None) -> None:
+        """Learns from one batch, which must be ready.
+
+        ``steps`` is what schedules go by, the same for all learners; None: this one's own count.
+        """
+        steps = self.steps if steps is None else steps  # before those of this batch
         batch = self.buffer.get()
         lag = (self.version - batch.version).float().mean()
         on_device = batch.to(self.algorithm.device)

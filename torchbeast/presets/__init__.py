@@ -18,7 +18,8 @@ PRESETS = {
     "ppo": ppo.PRESETS,
     "pqn": pqn.PRESETS,
     "r2d2": r2d2.PRESETS,
-    **dict.fromkeys(["apex", "c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
+    "apex": q_learning.APEX,
+    **dict.fromkeys(["c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
 }
 
 

@@ -25,6 +25,15 @@ def q_atari(config: RunConfig) -> RunConfig:
     )
 
 
+def apex_atari(config: RunConfig) -> RunConfig:
+    """Ape-X on Atari games; give it actor processes."""
+    return changed(
+        config,
+        algorithm=dict(reward_clipping="abs_one"),
+        system=dict(total_steps=50_000_000),
+    )
+
+
 def q_minatar(config: RunConfig) -> RunConfig:
     """Deep Q-learning on MinAtar."""
     return changed(
@@ -59,11 +68,11 @@ def q_classic(config: RunConfig) -> RunConfig:
             replay_size=100_000,
             min_replay_size=1_000,
             # Distributions on atoms learn more from the same transitions.
-            replay_ratio=32.0 if config.algo in ("dqn", "qrdqn") else 16.0,
+            replay_ratio=32.0 if config.algo in ("dqn", "qrdqn", "iqn") else 16.0,
             n_step=3,
             double=True,
             target_interval=250,
-            learning_rate=0.0005,
+            learning_rate=0.001 if config.algo == "iqn" else 0.0005,
             learning_rate_schedule="linear",
             epsilon=1e-8,
             exploration_end=0.01,
@@ -123,9 +132,10 @@ def _known(config: RunConfig, **settings: Any) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if hasattr(config.algorithm, k)}
 
 
-PRESETS: list[tuple[str, Preset]] = [
-    (ATARI, q_atari),
+SMALLER: list[tuple[str, Preset]] = [
     (MINATAR, q_minatar),
     (CLASSIC, q_classic),
     (BOX2D, q_box2d),
 ]
+PRESETS: list[tuple[str, Preset]] = [(ATARI, q_atari), *SMALLER]
+APEX: list[tuple[str, Preset]] = [(ATARI, apex_atari), *SMALLER]

@@ -10,7 +10,7 @@ def r2d2_atari(config: RunConfig) -> RunConfig:
     """R2D2 on Atari games; give it actor processes."""
     return changed(
         config,
-        algorithm=dict(replay_size=4_000_000, min_replay_size=20_000, target_interval=40_000),
+        algorithm=dict(replay_size=4_000_000, min_replay_size=20_000, target_interval=1_000_000),
         network=dict(lstm_size=512),
         system=dict(total_steps=50_000_000),
     )

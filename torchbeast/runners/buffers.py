@@ -11,6 +11,7 @@ from torchbeast.data.buffer import Buffer
 from torchbeast.data.queue import RolloutQueue, check_capacity
 from torchbeast.data.replay import Pacing, Prioritized, Replay, Ring, Uniform
 from torchbeast.data.slots import Slot
+from torchbeast.tools.files import StorageError
 
 
 class Acting(NamedTuple):
@@ -36,7 +37,7 @@ def make_buffer(
     """Returns an empty buffer for the rollouts of an algorithm.
 
     Raises:
-        MemoryError: a replay of this size does not fit.
+        MemoryError, StorageError: a replay of this size does not fit.
     """
     needs = algorithm.needs
     if isinstance(needs, Replayed):
@@ -59,15 +60,18 @@ def _replay(
     keeping: Keeping,
     on_free: Callable[[Slot], None],
 ) -> Replay:
-    ring = Ring(
-        algorithm.rollout_spec(),
-        unroll_length=needs.unroll_length,
-        lanes=acting.lanes,
-        width=acting.width,
-        capacity=needs.capacity,
-        frame_stack=1 if keeping.whole_stacks else algorithm.spec.frame_stack,
-        folder=keeping.folder,
-    )
+    try:
+        ring = Ring(
+            algorithm.rollout_spec(),
+            unroll_length=needs.unroll_length,
+            lanes=acting.lanes,
+            width=acting.width,
+            capacity=needs.capacity,
+            frame_stack=1 if keeping.whole_stacks else algorithm.spec.frame_stack,
+            folder=keeping.folder,
+        )
+    except OSError as error:
+        raise StorageError(str(error)) from error
     items = needs.window.num_items(ring)
     exponent = needs.priority_exponent
     # Each actor may be one rollout ahead, so that the learner finds work when it comes.

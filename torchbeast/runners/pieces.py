@@ -221,8 +221,11 @@ def piece_groups(config: RunConfig) -> dict[str, PieceGroup]:
         torch_threads=1,
         disable_cuda=True,
     )
+    # A batch of rollouts is one of environments; of a replay it is any.
     batch_size = config.algorithm.batch_size
-    learning = dataclasses.replace(system, num_actors=0, num_envs=batch_size)
+    replayed = hasattr(config.algorithm, "replay_size")
+    of_learners = num_envs if replayed else batch_size
+    learning = dataclasses.replace(system, num_actors=0, num_envs=of_learners)
     share = dataclasses.replace(config.algorithm, batch_size=num_envs)
     actors = PieceGroup(
         dataclasses.replace(config, system=acting, algorithm=share), joined=False, env_threads=1

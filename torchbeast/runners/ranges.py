@@ -27,12 +27,14 @@ RANGES = {
         ],
         (0.0, 1.0),
     ),
-    **dict.fromkeys(["replay_ratio", "huber_kappa", "rescale_epsilon"], (1e-30, math.inf)),
+    **dict.fromkeys(["huber_kappa", "rescale_epsilon"], (1e-30, math.inf)),
+    **dict.fromkeys(["replay_ratio"], (1e-9, 1e9)),
+    **dict.fromkeys(["priority_exponent"], (0, 100)),
     **dict.fromkeys(["replay_size", "min_replay_size", "n_step"], (1, math.inf)),
     **dict.fromkeys(["sequence_length", "target_interval", "num_quantiles"], (1, math.inf)),
     **dict.fromkeys(["num_taus", "num_target_taus", "num_acting_taus"], (1, math.inf)),
     **dict.fromkeys(["num_atoms"], (2, math.inf)),
-    **dict.fromkeys(["burn_in", "priority_exponent"], (0, math.inf)),
+    **dict.fromkeys(["burn_in"], (0, math.inf)),
     **dict.fromkeys(["lstm_size", "env_workers", "env_threads", "max_lag"], (0, math.inf)),
 }
 

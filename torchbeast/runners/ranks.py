@@ -53,6 +53,8 @@ class Ranks:
         self._followers: list[Worker] = []
         self._episodes: list[Episode] = []
         self._size = config.system.num_learners
+        # What all learners' schedules go by; None: there is one learner, which counts itself.
+        self.steps: int | None = None
         if self._size == 1:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
@@ -67,16 +69,17 @@ class Ranks:
             self.close()
             raise
 
-    def agree(self, stop: bool) -> bool:
-        """Returns rank 0's ``stop`` after telling it to all; takes in their episodes.
+    def agree(self, stop: bool, steps: int) -> bool:
+        """Returns ``stop`` after telling it, and the steps so far, to all; takes in their episodes.
 
         Raises:
             RankFailed: one of them ended.
         """
         if self._followers:
             with self.failing_with_traceback():
-                _broadcast(stop)
+                _broadcast(stop, steps)
             self._receive()
+            self.steps = steps
         return stop
 
     def episodes(self) -> list[Episode]:
@@ -146,10 +149,11 @@ def follow(
         algorithm.load_state_dict(state)
         learner.resume(steps, version)
         while True:
-            if _broadcast(False):
+            stop, steps_of_all = _broadcast(False, 0)
+            if stop:
                 break
             source.fill()
-            learner.step()
+            learner.step(steps_of_all)
             learner.metrics()
             connection.send(("episodes", source.episodes()))
         source.close()
@@ -164,7 +168,8 @@ def _join(store: pathlib.Path, rank: int, size: int) -> None:
     )
 
 
-def _broadcast(stop: bool) -> bool:
-    flag = torch.tensor([int(stop)])
-    dist.broadcast(flag, 0)
-    return bool(flag.item())
+def _broadcast(stop: bool, steps: int) -> tuple[bool, int]:
+    """Returns what rank 0 says: whether to stop, and the environment steps so far."""
+    told = torch.tensor([int(stop), steps])
+    dist.broadcast(told, 0)
+    return bool(told[0]), int(told[1])

@@ -62,9 +62,11 @@ class ReplayCheckpoint:
         """Removes replays of other checkpoints, which take much room."""
         if self._replay is None:
             return
-        for folder in self._run.glob("replay-*"):
-            if folder != self._folder(step):
-                shutil.rmtree(folder, ignore_errors=True)
+        # Also what a kill left half written, which begins with a dot.
+        for pattern in ("replay-*", ".replay-*"):
+            for folder in self._run.glob(pattern):
+                if folder != self._folder(step):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, step: int) -> Path:
         return self._run / f"replay-{step:012d}"

@@ -79,7 +79,8 @@ class Run:
         # The first checkpoint comes at once: from there on the run can be resumed, a full disk
         # shows at the start, and the memory that saving takes is taken.
         self._last_save = -math.inf
-        self._saved_step = self._told_step = -1
+        self._saved = (-1, -1)  # step and updates of the last checkpoint
+        self._told_step = -1
         self._between_rollouts = True  # False: the last one was left unfinished
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
@@ -121,13 +122,14 @@ class Run:
             self.algorithm.load_state_dict({"model": saved.model, **saved.optim})
             if "statistics" in saved.state:  # a model.tar has none, nor the number of updates
                 self.statistics.load_state_dict(saved.state["statistics"])
-            self._replay.restore(saved.step)
-            return int(saved.state.get("version", 0))
+            version = int(saved.state.get("version", 0))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
                 f"the checkpoint of {self.directory.path} at step {saved.step} is of another "
                 f"algorithm or network: {error}"
             ) from error
+        self._replay.restore(saved.step)
+        return version
 
     def _continue_acting(self, saved: checkpoint.Snapshot) -> None:
         # An empty replay cannot go on in the middle of episodes that it has not seen.
@@ -147,12 +149,14 @@ class Run:
         """Acts and learns in turn until ``total_steps``, or until asked to stop."""
         total_steps = self.config.system.total_steps
         try:
-            while not self.ranks.agree(self.learner.steps >= total_steps or self._should_stop()):
+            while not self.ranks.agree(
+                self.learner.steps >= total_steps or self._should_stop(), self.learner.steps
+            ):
                 self.timings.start()
                 self.source.fill()
                 self.timings.mark("act")
                 with self.ranks.failing_with_traceback():
-                    self.learner.step()
+                    self.learner.step(self.ranks.steps)
                 self.timings.mark("learn")
                 self._after_update()
         except Interrupted:
@@ -182,7 +186,9 @@ class Run:
             StorageError: the disk does not take it; what was saved before is untouched.
         """
         self._last_save = time.monotonic()
-        if self.config.output.disable_checkpoint or self._saved_step == self.learner.steps:
+        # A replay makes several updates at one step.
+        now = (self.learner.steps, self.learner.version)
+        if self.config.output.disable_checkpoint or self._saved == now:
             return
         state = self.algorithm.state_dict()
         snapshot = checkpoint.Snapshot(
@@ -209,7 +215,7 @@ class Run:
             keep=self.config.output.keep_checkpoints,
             score=score if self.statistics.episodes else None,
         )
-        self._saved_step = self.learner.steps
+        self._saved = now
         self._replay.forget_others(self.learner.steps)
 
     def save_after_failure(self) -> None:
@@ -238,7 +244,7 @@ class Run:
             self._write_row()
 
     def _steps_to_tell(self) -> bool:
-        return hasattr(self, "display") and self.learner.steps > self._told_step
+        return self.learner.steps > self._told_step
 
     def _should_stop(self) -> bool:
         return self.stop.requested and (self._at_boundary() or self.stop.overdue(GRACE))

@@ -19,7 +19,6 @@ from torchbeast.runners.ranks import Ranks
 
 PIECES = ("env", "forward", "update")
 WARM_UP = 2.0  # seconds of each piece at most, before the first round
-REPLAY_SIZE, MIN_REPLAY_SIZE = 50_000, 2_000  # environment steps, at most
 MAX_SECONDS = 60.0  # of a piece: learners that wait longer for each other give up
 
 
@@ -88,11 +87,12 @@ def measure(
 
 
 def _soon_filled(config: RunConfig) -> RunConfig:
-    """Returns a config whose replay, which each process fills before the clock starts, is small."""
+    """Returns a config whose replay, which fills before the clock starts, soon has enough."""
     learned = config.algorithm
-    limits = {"replay_size": REPLAY_SIZE, "min_replay_size": MIN_REPLAY_SIZE}
-    small = {k: min(n, getattr(learned, k)) for k, n in limits.items() if hasattr(learned, k)}
-    return dataclasses.replace(config, algorithm=dataclasses.replace(learned, **small))
+    if not hasattr(learned, "min_replay_size"):
+        return config
+    small = dataclasses.replace(learned, min_replay_size=min(2_000, learned.min_replay_size))
+    return dataclasses.replace(config, algorithm=small)
 
 
 def summary(rounds: dict[str, list[float]]) -> Speed:
@@ -176,6 +176,7 @@ class WholeRun:
         columns = (system.num_actors * system.envs_per_actor or system.num_envs) // ranks
         steps = needs.unroll_length * columns  # of a rollout of every environment of this rank
         once = isinstance(needs, Once)
+        self._replayed = not once
         per_batch = needs.steps_per_batch
         # Whole cycles are timed: an environment's rollout may make several batches.
         self._updates = 1 if system.num_actors and once else max(1, round(steps / per_batch))
@@ -191,8 +192,11 @@ class WholeRun:
         learner = self._parts.learner
         for _ in range(self._stock):
             self._update()
+        # What a replay owes from the time that it filled up is not part of it either.
+        while self._replayed and self._parts.source.buffer.ready():
+            self._update()
         first, began, now = learner.steps, time.perf_counter(), 0.0
-        while now < seconds:
+        while now < seconds or learner.steps == first:
             for _ in range(self._updates):
                 self._update()
             now = time.perf_counter() - began
@@ -206,10 +210,10 @@ class WholeRun:
         return speed
 
     def _update(self) -> None:
-        self._ranks.agree(False)
+        self._ranks.agree(False, self._parts.learner.steps)
         self._parts.source.fill()
         with self._ranks.failing_with_traceback():
-            self._parts.learner.step()
+            self._parts.learner.step(self._ranks.steps)
         self._parts.source.episodes()
         self._ranks.episodes()
 

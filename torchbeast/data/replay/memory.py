@@ -47,6 +47,9 @@ def file_memory(num_bytes: int, folder: str | Path) -> mmap.mmap:
     Raises:
         OSError: the disk has less left, or there is no such folder.
     """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise NotADirectoryError(f"expected a folder for --replay_dir, got {folder}; make it first")
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             # Reserved now: a full disk is then an error here, not a SIGBUS later.

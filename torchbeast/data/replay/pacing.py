@@ -37,6 +37,10 @@ class Pacing:
         ahead = self.stored + under_way - self.slack - self.min_size
         return ahead < 0 or self.learned > self.replay_ratio * ahead
 
+    def settle(self) -> None:
+        """Counts as if both sides had kept to the ratio so far."""
+        self.learned = int(self.replay_ratio * max(0, self.stored - self.min_size))
+
     def achieved(self) -> float:
         """Returns transitions learned from per environment step since learning may begin."""
         return self.learned / max(1, self.stored - self.min_size)

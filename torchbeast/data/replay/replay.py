@@ -75,9 +75,10 @@ class Replay:
 
     def allows(self, columns: int) -> bool:
         """Returns whether rollouts of ``columns`` environments may be under way to it."""
-        # Until there is something to draw nobody can wait for learning.
         steps = columns * self.ring.unroll_length
-        return len(self.selection) == 0 or self.pacing.may_store(steps)
+        # Until there is something to draw nobody can wait for learning.
+        nothing_yet = len(self.selection) == 0 and steps <= self.pacing.slack
+        return nothing_yet or self.pacing.may_store(steps)
 
     def ready(self) -> bool:
         """Returns whether a batch may be learned from."""
@@ -115,7 +116,7 @@ class Replay:
             ValueError: a priority is negative or not finite, or there is none for each window.
         """
         drawn, self._drawn = self._drawn, None
-        if priority is None or drawn is None:
+        if priority is None or drawn is None or isinstance(self.selection, Uniform):
             return
         items, count = drawn
         priority = _numpy(priority)
@@ -148,10 +149,11 @@ class Replay:
         arrays = self.ring.in_use()
         arrays |= {f"selection.{name}": [array] for name, array in chosen.items()}
         state = {
-            "layout": self.ring.layout(),
+            "layout": self._layout(),
             "count": self.ring.count.tolist(),
             "stored": self.pacing.stored,
             "learned": self.pacing.learned,
+            "paced_by": [self.pacing.replay_ratio, self.pacing.min_size],
             "selection": numbers,
             "random": self._rng.bit_generator.state,
         }
@@ -164,8 +166,8 @@ class Replay:
             ReplayMismatch: it is damaged, or of a replay of other shapes; this one is as before.
         """
         arrays, state = read_folder(Path(folder))
-        saved, here = state["layout"], self.ring.layout()
-        for name in sorted(saved.keys() | here.keys()):
+        saved, here = state["layout"], self._layout()
+        for name in here | saved:
             if saved.get(name) != here.get(name):
                 raise ReplayMismatch(
                     f"expected a saved replay with {name} {here.get(name)}, got "
@@ -181,8 +183,17 @@ class Replay:
         chosen = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         self.selection.restore(chosen, state["selection"])
         self.pacing.stored, self.pacing.learned = state["stored"], state["learned"]
+        if state["paced_by"] != [self.pacing.replay_ratio, self.pacing.min_size]:
+            self.pacing.settle()  # the new ratio holds from here on, not from the beginning
         self._rng.bit_generator.state = state["random"]
         self._drawn = None
+
+    def _layout(self) -> dict[str, Any]:
+        """Returns what a saved replay must have in common with this one, as JSON has it."""
+        chosen = {"selection": type(self.selection).__name__}
+        if isinstance(self.selection, Prioritized):
+            chosen["priority_exponent"] = str(self.selection.exponent)
+        return {**self.ring.layout(), "window": repr(self.window), **chosen}
 
     def _first_priority(self, items: Array) -> Array | None:
         if self._initial_priority is None or len(items) == 0:

@@ -61,24 +61,7 @@ class Ring:
         self.count = np.zeros(lanes, np.int64)  # rows ever appended to each lane
         self.num_rows = lanes * self.length * width
         self.num_states = self.num_rows // unroll_length
-        shapes: Any = self._shapes(spec)
-        paths, specs, treedef = optree.tree_flatten_with_path(shapes, is_leaf=is_spec)
-        sizes = [aligned(math.prod(leaf.shape) * leaf.dtype.itemsize) for leaf in specs]
-        self.num_bytes = sum(sizes)
-        memory: Any = (
-            private_memory(self.num_bytes)
-            if folder is None
-            else file_memory(self.num_bytes, folder)
-        )
-        starts = np.cumsum([0, *sizes])[:-1].tolist()
-        leaves: list[Array] = [
-            np.ndarray(leaf.shape, leaf.dtype, memory, start)
-            for leaf, start in zip(specs, starts, strict=True)
-        ]
-        self._named = {
-            ".".join(map(str, path)): leaf for path, leaf in zip(paths, leaves, strict=True)
-        }
-        tree: Any = optree.tree_unflatten(treedef, leaves)
+        tree = self._allocate(self._shapes(spec), folder)
         # Rows [lanes * L * W, ...]; states [lanes * L / T * W, N, H].
         self.arrays: Any = Rollout(**{name: tree[name] for name in Rollout._fields})
         self.frames: StoredFrames | None = None
@@ -95,6 +78,26 @@ class Ring:
             self._by_lane(leaf, self.length // unroll_length)
             for leaf in [*tree_leaves(self.arrays.state), self.arrays.version]
         ]
+
+    def _allocate(self, shapes: Any, folder: str | Path | None) -> Any:
+        """Returns the arrays of a tree of shapes, in one block of memory."""
+        paths, specs, treedef = optree.tree_flatten_with_path(shapes, is_leaf=is_spec)
+        sizes = [aligned(math.prod(leaf.shape) * leaf.dtype.itemsize) for leaf in specs]
+        self.num_bytes = sum(sizes)
+        memory: Any = (
+            private_memory(self.num_bytes)
+            if folder is None
+            else file_memory(self.num_bytes, folder)
+        )
+        starts = np.cumsum([0, *sizes])[:-1].tolist()
+        leaves: list[Array] = [
+            np.ndarray(leaf.shape, leaf.dtype, memory, start)
+            for leaf, start in zip(specs, starts, strict=True)
+        ]
+        self._named = {
+            ".".join(map(str, path)): leaf for path, leaf in zip(paths, leaves, strict=True)
+        }
+        return optree.tree_unflatten(treedef, leaves)
 
     def append(self, lane: int, slot: Slot) -> None:
         """Stores the rows 0 .. T-1 of a rollout, over the oldest ones.
@@ -178,9 +181,11 @@ class Ring:
         fields: Any = optree.tree_unflatten(self._row_tree, rows)
         return Rollout._make([obs, *fields, state, version])
 
-    def layout(self) -> dict[str, list[Any]]:
-        """Returns shape and type of each array by name, as JSON has them."""
-        return {name: [list(leaf.shape), leaf.dtype.str] for name, leaf in self._named.items()}
+    def layout(self) -> dict[str, Any]:
+        """Returns what lies where: sizes, and shape and type of each array; as JSON has them."""
+        sizes = ("lanes", "width", "unroll_length", "frame_stack", "length")
+        arrays = {name: [list(leaf.shape), leaf.dtype.str] for name, leaf in self._named.items()}
+        return {name: getattr(self, name) for name in sizes} | arrays
 
     def in_use(self) -> dict[str, list[Array]]:
         """Returns the parts of each array that hold rows, one for each lane."""
