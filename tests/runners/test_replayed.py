@@ -17,7 +17,6 @@ from torchbeast.data import Rollout
 from torchbeast.data.replay import Replay
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.ranks import Ranks
 from torchbeast.runners.run import Run
 from torchbeast.tools import checkpoint
 

@@ -226,7 +226,7 @@ def test_a_damaged_or_foreign_replay_is_refused(tmp_path):
         with pytest.raises(ReplayMismatch, match="broken"):
             replay.restore(broken)
         shutil.rmtree(broken)
-    with pytest.raises(ReplayMismatch, match=r"with action \[\[160\].*got \[\[80\]"):
+    with pytest.raises(ReplayMismatch, match="with length 40, got 20"):
         make(Transitions(1, 0.9), capacity=160)[1].restore(folder)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     (folder / "MANIFEST.json").write_text(json.dumps(manifest | {"format_version": 2}))
