@@ -42,7 +42,7 @@ class RolloutQueue:
         check_divides(batch_size, slot_columns)
         self.batch_size = batch_size
         self.slot_columns = slot_columns
-        self.steps = 0  # of the batches that were handed out
+        self.steps = 0  # of the batches that were learned from
         self._bound = math.inf if max_lag is None else (max_lag + 1) * batch_size
         self._batch_steps = unroll_length * batch_size
         self._on_free = on_free
@@ -88,7 +88,6 @@ class RolloutQueue:
             raise RuntimeError(
                 f"expected {self.batch_size} columns in the queue, got {self.waiting()}"
             )
-        self.steps += self._batch_steps
         if self.slot_columns > self.batch_size:
             return self._next_group()
         slots = [self._filled.popleft() for _ in range(self.batch_size // self.slot_columns)]
@@ -102,6 +101,7 @@ class RolloutQueue:
 
     def feedback(self, priority: Any = None) -> None:
         """Ends the use of the last batch. Rollouts are learned from once: no priority is kept."""
+        self.steps += self._batch_steps
         if self._groups_left == 0:
             for slot in self._lent:
                 self._on_free(slot)

@@ -133,8 +133,9 @@ class Run:
 
     def _continue_acting(self, saved: checkpoint.Snapshot) -> None:
         # An empty replay cannot go on in the middle of episodes that it has not seen.
-        exact = self._replay.whole and _acts_as(saved.state["config"], to_dict(self.config))
-        if exact and saved.env is not None:
+        begun = self._replay.whole and saved.env is not None
+        if begun and _acts_as(saved.state["config"], to_dict(self.config)):
+            assert saved.env is not None
             self.source.restore(saved.env)
             restore_rng(saved.rng)
             how = "exactly where it stopped"
