@@ -53,6 +53,8 @@ SETTINGS: dict[str, Any] = {
         unroll_length=8,
         batch_size=8,
         num_minibatches=4,
+        num_epochs=4,
+        learning_rate_schedule="constant",
         discounting=GAMMA,
         learning_rate=0.005,
         exploration_end=0.3,
@@ -114,7 +116,6 @@ def blind_value(n: int) -> float:
 @pytest.mark.parametrize(
     ("number", "obs", "expected"),
     [
-        (1, [0.0], [1.0]),
         (2, [-1.0, 1.0], [-1.0, 1.0]),
         (3, [0.0, 1.0], [0.9, 1.0]),
         (6, [0.0], [10.0]),  # 4.1 where a time limit is taken for an end

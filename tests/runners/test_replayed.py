@@ -226,8 +226,6 @@ def test_a_new_replay_ratio_holds_from_the_resume_on(tmp_path: pathlib.Path) -> 
     assert made == pytest.approx(STEPS, abs=16)
 
 
-
-
 def test_learners_with_actors_stay_equal(tmp_path: pathlib.Path) -> None:
     """Their replays differ in size; their schedules and target copies must not."""
     system = {"num_learners": 2, "num_actors": 6, "envs_per_actor": 2}

@@ -145,7 +145,7 @@ def build_q(
     actions = _count_actions(config, spec)
     masked, seen = is_masked(spec), without_mask(spec)
     network = choose(config.network, seen.observation)
-    encoder, hidden = _q_encoder(config, seen, network, layer_norm)
+    encoder, hidden = _q_encoder(config, seen, network, layer_norm, implicit)
     features, previous, lstm = int(encoder.out_features), None, None  # type: ignore[arg-type]
     if config.use_lstm:
         previous = action_encoder(spec.action)
@@ -182,7 +182,7 @@ def _count_actions(config: NetworkConfig, spec: EnvSpec) -> int:
 
 
 def _q_encoder(
-    config: NetworkConfig, spec: EnvSpec, network: str, layer_norm: bool
+    config: NetworkConfig, spec: EnvSpec, network: str, layer_norm: bool, implicit: bool
 ) -> tuple[nn.Module, tuple[int, ...]]:
     """Returns what comes before memory and head, and the hidden units of the head."""
     if user_code.is_reference(network):
@@ -198,6 +198,10 @@ def _q_encoder(
     if network == "mlp":
         flat = TreeEncoder(spec.observation)
         sizes = config.hidden_sizes if config.use_lstm else config.hidden_sizes[:-1]
+        if implicit and not sizes:
+            sizes = (
+                config.hidden_sizes
+            )  # fractions multiply features: where those are 0 they vanish
         mlp = MLP(flat.out_features, sizes, config.activation, None, layer_norm)
         return EncoderMLP(flat.alone(), mlp) if sizes else flat, config.hidden_sizes[-1:]
     units = TORSOS[network][1]
