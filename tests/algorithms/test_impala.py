@@ -228,10 +228,10 @@ def test_the_mode_is_the_answer_of_evaluation() -> None:
     algorithm = make()
     batch = batch_of(0, 50).rows(slice(0, 1))
     best = algorithm.model(batch, ())[0].logits.argmax(-1)
-    action, extras, _ = algorithm.act(algorithm.model, batch, (), False)
+    action, extras, _ = algorithm.act(algorithm.model, batch, (), None)
     assert torch.equal(action, best)
     assert set(extras) == {"logits"}
-    assert not torch.equal(algorithm.act(algorithm.model, batch, (), True)[0], best)
+    assert not torch.equal(algorithm.act(algorithm.model, batch, (), torch.zeros(50))[0], best)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf", "adam"])

@@ -52,7 +52,7 @@ def rollout(algorithm: Any, seed: int = 0) -> Rollout:
         state=algorithm.initial_state(B),
     )
     with torch.no_grad():
-        action, extras, _ = algorithm.act(algorithm.model, batch, batch.state, True)
+        action, extras, _ = algorithm.act(algorithm.model, batch, batch.state, torch.zeros(1))
     for leaf in extras.values():
         leaf[-1] = 0  # as slots leave the last row
     return batch._replace(action=action, extras=extras)
