@@ -80,7 +80,7 @@ class Run:
         # shows at the start, and the memory that saving takes is taken.
         self._last_save = -math.inf
         self._saved = (-1, -1)  # step and updates of the last checkpoint
-        self._told_step = -1
+        self._told_step = 0
         self._between_rollouts = True  # False: the last one was left unfinished
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
@@ -99,6 +99,7 @@ class Run:
         self._replay = ReplayCheckpoint(self.directory.path, self.source.buffer, config)
         version = self._take_back(saved) if saved is not None else 0
         self.learner.resume(steps, version)
+        self._told_step = steps
         # Also at the start: a network of the user's may not begin the same in every process.
         self.ranks = Ranks(config, self.algorithm.state_dict(), steps, version)
         self._close_later.append(self.ranks.close)
