@@ -96,6 +96,10 @@ EXPERIMENTS = {
         "dqn", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 5_000_000, 44.0
     ),
     "rainbow-breakout": Experiment("rainbow", ("--env", "MinAtar/Breakout-v1"), 3, 5_000_000, 10.0),
+    "rainbow-asterix": Experiment("rainbow", ("--env", "MinAtar/Asterix-v1"), 3, 5_000_000, 17.0),
+    "rainbow-spaceinvaders": Experiment(
+        "rainbow", ("--env", "MinAtar/SpaceInvaders-v1"), 3, 5_000_000, 44.0
+    ),
 }
 
 

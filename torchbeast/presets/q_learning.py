@@ -7,6 +7,11 @@ from typing import Any
 from torchbeast.presets.families import ATARI, BOX2D, CLASSIC, MINATAR, Preset, changed
 from torchbeast.runners.config import RunConfig
 
+# Returns of small problems need few quantiles, and atoms over a wide range.
+DISTRIBUTION = dict(
+    num_atoms=101, num_quantiles=32, num_taus=8, num_target_taus=8, num_acting_taus=8
+)
+
 
 def q_atari(config: RunConfig) -> RunConfig:
     """Deep Q-learning on Atari games."""
@@ -79,16 +84,9 @@ def q_classic(config: RunConfig) -> RunConfig:
             exploration_fraction=0.05,
             value_min=-100.0,
             value_max=100.0,
-            num_atoms=101,
-            num_quantiles=32,
-            num_taus=8,
-            num_target_taus=8,
-            num_acting_taus=8,
+            **DISTRIBUTION,
         ),
-        # IQN asks its network for each fraction anew.
-        network=dict(
-            hidden_sizes=(128, 128) if config.algo == "iqn" else (256, 256), activation="relu"
-        ),
+        network=_layers(config),
         system=dict(total_steps=100_000, num_envs=4),
     )
 
@@ -114,17 +112,17 @@ def q_box2d(config: RunConfig) -> RunConfig:
             exploration_fraction=0.1,
             value_min=-200.0,
             value_max=300.0,
-            num_atoms=101,
-            num_quantiles=32,
-            num_taus=8,
-            num_target_taus=8,
-            num_acting_taus=8,
+            **DISTRIBUTION,
         ),
-        network=dict(
-            hidden_sizes=(128, 128) if config.algo == "iqn" else (256, 256), activation="relu"
-        ),
+        network=_layers(config),
         system=dict(total_steps=500_000, num_envs=8),
     )
+
+
+def _layers(config: RunConfig) -> dict[str, Any]:
+    # IQN asks its network for each fraction anew.
+    width = 128 if config.algo == "iqn" else 256
+    return dict(hidden_sizes=(width, width), activation="relu")
 
 
 def _known(config: RunConfig, **settings: Any) -> dict[str, Any]:
