@@ -81,6 +81,25 @@ EXPERIMENTS = {
         f"{algorithm}-cartpole": Experiment(algorithm, ("--env", "CartPole-v1"), 3, 100_000, 475.0)
         for algorithm in ("dqn", "c51", "qrdqn", "iqn", "rainbow", "apex")
     },
+    # At 20k steps Stable-Baselines3's zoo has -157 (SAC) and -152 (TD3).
+    "sac-pendulum": Experiment("sac", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
+    "td3-pendulum": Experiment("td3", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
+    "ddpg-pendulum": Experiment("ddpg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
+    "d4pg-pendulum": Experiment("d4pg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
+    **{
+        f"{algorithm}-{robot.lower()}": Experiment(
+            algorithm, ("--env", f"{robot}-v5"), 3, 1_000_000, target
+        )
+        for algorithm, robot, target in (
+            ("sac", "Hopper", 2326.0),
+            ("sac", "HalfCheetah", 9635.0),
+            ("sac", "Walker2d", 3863.0),
+            ("td3", "Hopper", 3606.0),
+            ("td3", "HalfCheetah", 9656.0),
+            ("td3", "Walker2d", 4718.0),
+        )
+    },
+    "sac-bipedalwalker": Experiment("sac", ("--env", "BipedalWalker-v3"), 3, 1_000_000, 280.0),
     "dqn-lunarlander": Experiment("dqn", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-lunarlander": Experiment("rainbow", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-pong": Experiment("rainbow", ("--env", "PongNoFrameskip-v4"), 3, 1_500_000, 18.0),

@@ -11,6 +11,7 @@ from torchbeast.algorithms.a2c import A2C
 from torchbeast.algorithms.apex import ApeX
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.algorithms.c51 import C51
+from torchbeast.algorithms.ddpg import DDPG
 from torchbeast.algorithms.dqn import DQN
 from torchbeast.algorithms.impala import Impala
 from torchbeast.algorithms.iqn import IQN
@@ -19,17 +20,22 @@ from torchbeast.algorithms.pqn import PQN
 from torchbeast.algorithms.qrdqn import QRDQN
 from torchbeast.algorithms.r2d2 import R2D2
 from torchbeast.algorithms.rainbow import Rainbow
+from torchbeast.algorithms.sac import SAC
+from torchbeast.algorithms.td3 import TD3
 
 __all__ = [
     "A2C",
     "ALGORITHMS",
     "C51",
+    "DDPG",
     "DQN",
     "IQN",
     "PPO",
     "PQN",
     "QRDQN",
     "R2D2",
+    "SAC",
+    "TD3",
     "Algorithm",
     "ApeX",
     "Impala",
@@ -42,6 +48,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "a2c": A2C,
     "apex": ApeX,
     "c51": C51,
+    "ddpg": DDPG,
     "dqn": DQN,
     "impala": Impala,
     "iqn": IQN,
@@ -50,6 +57,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "qrdqn": QRDQN,
     "r2d2": R2D2,
     "rainbow": Rainbow,
+    "sac": SAC,
+    "td3": TD3,
 }
 
 

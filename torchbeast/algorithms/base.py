@@ -154,6 +154,7 @@ class Algorithm(ABC):
     ) -> Tensor:
         """Returns the gradient's norm after one step: zero, backward, over ranks, clip, step.
 
+        The gradient reaches the parameters of ``optimizer`` alone, whatever else is in the loss.
         ``reduction`` says whether ``loss`` is a sum or a mean over the batch, so that several
         ranks with a share of the batch each make the step that one rank with all of it makes; a
         mean over chosen transitions only, or standardised within the share, makes it nearly.
@@ -163,8 +164,8 @@ class Algorithm(ABC):
             Diverged: that happened too often in a row.
         """
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss.backward(inputs=parameters)  # and no others: a policy's loss passes its critics
         reduce_gradients(parameters, average=reduction == "mean")
         norm = ops.clip_grad_norm(parameters, max_norm)
         if torch.isfinite(norm):

@@ -1,4 +1,4 @@
-"""The target network: a copy of the model that follows it by and by."""
+"""Target networks: copies of a model, towards whose answers it learns; no gradient reaches them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ import torch
 from torch import Tensor, nn
 
 
-class Target(nn.Module):
-    """A copy of a model whose answers are learned towards; no gradient reaches it.
+class Frozen(nn.Module):
+    """A copy of a model, at first equal to it."""
 
-    It begins equal to the model, and lies in the checkpoint with the step of its last copy.
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the copy answers."""
+        return self.model(*args, **kwargs)
+
+
+class Target(Frozen):
+    """A copy that becomes equal to the model from time to time.
+
+    It lies in the checkpoint with the step of its last copy.
 
     Args:
         model: what it follows.
@@ -22,16 +35,10 @@ class Target(nn.Module):
     copied_at: Tensor
 
     def __init__(self, model: nn.Module, interval: int) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        super().__init__(model)
         self.interval = interval
         self.register_buffer("copied_at", torch.zeros((), dtype=torch.int64))
         self._copied_at = 0  # the same number, which no GPU has to be asked for
-
-    @torch.no_grad()
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the copy answers."""
-        return self.model(*args, **kwargs)
 
     @torch.no_grad()
     def follow(self, model: nn.Module, steps: int) -> None:
@@ -47,4 +54,43 @@ class Target(nn.Module):
         """Takes back the copy and when it was made."""
         result = super().load_state_dict(*args, **kwargs)
         self._copied_at = int(self.copied_at)
+        return result
+
+
+class MovingTarget(Frozen):
+    """A copy that comes nearer to the model by and by: target += rate (model - target).
+
+    Polyak averaging, DDPG, arXiv:1509.02971 algorithm 1.
+
+    Args:
+        model: what it follows; parameters only.
+        rate: tau.
+        every: calls of ``follow`` for one step.
+    """
+
+    calls: Tensor
+
+    def __init__(self, model: nn.Module, rate: float, every: int = 1) -> None:
+        super().__init__(model)
+        self.rate = rate
+        self.every = every
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._calls = 0  # the same number, which no GPU has to be asked for
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> bool:
+        """Returns whether it moved: at every so many calls it does."""
+        self._calls += 1
+        self.calls.fill_(self._calls)
+        if self._calls % self.every:
+            return False
+        ours: list[Tensor] = list(self.model.parameters())
+        theirs: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(ours, theirs, self.rate)
+        return True
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes back the copy and the number of calls."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._calls = int(self.calls)
         return result

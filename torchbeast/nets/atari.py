@@ -1,4 +1,4 @@
-"""Convolutional networks for any image size: IMPALA's two (arXiv:1802.01561), and a small one."""
+"""Convolutional networks for any image size: IMPALA's two, MinAtar's and DrQ's."""
 
 from __future__ import annotations
 
@@ -127,6 +127,20 @@ def small_torso(
 ) -> ConvTorso:
     """Returns one convolution and a linear layer, the network of MinAtar (arXiv:1903.03176)."""
     convs = nn.Sequential(FrameConv(channels, 16, 3), *_relu(16, layer_norm))
+    return ConvTorso(convs, (channels, height, width), units, max(channels, 16), layer_norm)
+
+
+def drq_torso(
+    channels: int, height: int, width: int, units: int, layer_norm: bool = False
+) -> ConvTorso:
+    """Returns four convolutions that hardly shrink the picture, the encoder of DrQ.
+
+    arXiv:2004.13649 appendix B; a linear layer behind them only if ``units`` are asked for.
+    """
+    layers: list[nn.Module] = [FrameConv(channels, 32, 3, 2), *_relu(32, layer_norm)]
+    for _ in range(3):
+        layers += [nn.Conv2d(32, 32, 3), *_relu(32, layer_norm)]
+    convs = nn.Sequential(*layers)
     return ConvTorso(convs, (channels, height, width), units, max(channels, 16), layer_norm)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchbeast import user_code
 from torchbeast.data import EnvSpec
 from torchbeast.nets import user
-from torchbeast.nets.atari import deep_torso, shallow_torso, small_torso
+from torchbeast.nets.atari import deep_torso, drq_torso, shallow_torso, small_torso
 from torchbeast.nets.config import MIN_SIDE, NetworkConfig, choose
 from torchbeast.nets.encoders import TreeEncoder, action_encoder, is_box_image
 from torchbeast.nets.heads import Head, policy_head
@@ -23,7 +23,12 @@ from torchbeast.nets.q_value import QNet
 from torchbeast.nets.recurrent import ResetLSTM
 
 # The convolutions, and the units of the linear layer behind them.
-TORSOS = {"shallow": (shallow_torso, 512), "deep": (deep_torso, 256), "small": (small_torso, 128)}
+TORSOS = {
+    "shallow": (shallow_torso, 512),
+    "deep": (deep_torso, 256),
+    "small": (small_torso, 128),
+    "drq": (drq_torso, 256),
+}
 MAX_OWN_HIDDEN = 512  # units of the hidden layer that Q-learning puts behind a user's encoder
 
 
@@ -63,7 +68,7 @@ def _build(config: NetworkConfig, spec: EnvSpec) -> nn.Module:
 
 
 def _build_conv(config: NetworkConfig, spec: EnvSpec, network: str) -> PolicyValueNet:
-    encoder = _conv_encoder(spec, network, TORSOS[network][1])
+    encoder = conv_encoder(spec, network, TORSOS[network][1])
     previous = action_encoder(spec.action)
     core_size = encoder.out_features + 1 + previous.out_features
     lstm = _build_lstm(config, core_size, 256)
@@ -205,10 +210,11 @@ def _q_encoder(
         mlp = MLP(flat.out_features, sizes, config.activation, None, layer_norm)
         return EncoderMLP(flat.alone(), mlp) if sizes else flat, config.hidden_sizes[-1:]
     units = TORSOS[network][1]
-    return _conv_encoder(spec, network, units * config.use_lstm, layer_norm), (units,)
+    return conv_encoder(spec, network, units * config.use_lstm, layer_norm), (units,)
 
 
-def _conv_encoder(spec: EnvSpec, network: str, units: int, layer_norm: bool = False) -> TreeEncoder:
+def conv_encoder(spec: EnvSpec, network: str, units: int, layer_norm: bool = False) -> TreeEncoder:
+    """Returns the encoder that convolves what it can; ``units`` 0 leaves out the linear layer."""
     side = MIN_SIDE[network]
 
     def torso(channels: int, height: int, width: int) -> nn.Module:

@@ -12,8 +12,13 @@ from gymnasium import spaces
 from torchbeast import user_code
 from torchbeast.nets.encoders import is_box_image, leaves
 
-NETWORKS = ("auto", "shallow", "deep", "small", "mlp")
-MIN_SIDE = {"shallow": 36, "small": 5, "deep": 1}  # pixels: less leaves nothing to convolve
+NETWORKS = ("auto", "shallow", "deep", "small", "drq", "mlp")
+MIN_SIDE = {
+    "shallow": 36,
+    "small": 5,
+    "drq": 16,
+    "deep": 1,
+}  # pixels: less leaves nothing to convolve
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,9 @@ class NetworkConfig:
     """What network answers and learns."""
 
     network: str = "auto"
-    """Convolutions for images (shallow, deep, small), an mlp, or a class of your own as
-    `path/to/file.py:Class` or `module:Class`. auto: shallow for images of at least 36x36, small
-    for smaller ones of floats or bools, else mlp."""
+    """Convolutions for images (shallow, deep, small, drq), an mlp, or a class of your own as
+    `path/to/file.py:Class` or `module:Class`. auto: shallow for images of at least 36x36 (drq
+    where a critic judges Box actions), small for smaller ones of floats or bools, else mlp."""
     use_lstm: bool = False
     """Put an LSTM behind the network, so that it can remember."""
     lstm_size: int = 0

@@ -1,5 +1,12 @@
 """The equations: pure functions of plain tensors, time-major [T, B]; knows no other folder."""
 
+from torchbeast.ops.actor_critic import (
+    explored,
+    smoothed,
+    soft_value,
+    td_target,
+    temperature_loss,
+)
 from torchbeast.ops.distributional import (
     categorical_loss,
     categorical_projection,
@@ -42,6 +49,7 @@ from torchbeast.ops.q_learning import (
 )
 from torchbeast.ops.returns import NStepReturns, gae, lambda_returns, n_step_returns
 from torchbeast.ops.schedules import SCHEDULES, constant, linear
+from torchbeast.ops.tanh_gaussian import TanhGaussian
 from torchbeast.ops.transforms import rescale, unrescale
 from torchbeast.ops.value import baseline_loss, clipped_baseline_loss
 from torchbeast.ops.vtrace import VTrace, VTraceFromLogits, vtrace, vtrace_from_logits
@@ -57,6 +65,7 @@ __all__ = [
     "MultiCategorical",
     "NStepReturns",
     "RMSPropTF",
+    "TanhGaussian",
     "VTrace",
     "VTraceFromLogits",
     "approximate_kl",
@@ -74,6 +83,7 @@ __all__ = [
     "epsilon_greedy",
     "epsilon_ladder",
     "expected_value",
+    "explored",
     "gae",
     "greedy",
     "huber",
@@ -93,7 +103,11 @@ __all__ = [
     "rescale",
     "sequence_priority",
     "set_learning_rate",
+    "smoothed",
+    "soft_value",
     "standardise",
+    "td_target",
+    "temperature_loss",
     "transformed_n_step_targets",
     "unrescale",
     "vtrace",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from torchbeast.presets import a2c, impala, ppo, pqn, q_learning, r2d2
+from torchbeast.presets import a2c, continuous, impala, ppo, pqn, q_learning, r2d2
 from torchbeast.presets.families import Preset
 
 # Of each algorithm: which preset fits which environment; the first pattern that matches its name.
@@ -19,6 +19,7 @@ PRESETS = {
     "pqn": pqn.PRESETS,
     "r2d2": r2d2.PRESETS,
     "apex": q_learning.APEX,
+    **dict.fromkeys(["ddpg", "td3", "sac", "d4pg"], continuous.PRESETS),
     **dict.fromkeys(["c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
 }
 

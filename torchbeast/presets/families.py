@@ -20,6 +20,7 @@ MUJOCO = (
     r"^(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|"
     r"Pusher|Reacher|Swimmer|Walker2d)-v\d+$"
 )
+DMC = r"^dm_control/"
 MINATAR = r"^MinAtar/"
 MINIGRID = r"^(MiniGrid|BabyAI)-"
 

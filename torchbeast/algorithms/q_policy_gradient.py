@@ -1,0 +1,207 @@
+"""What Q-function policy gradients share: settings, acting at random first, and gradient steps.
+
+A policy does what critics judge best; critics learn from a replay what actions are worth. Each
+algorithm's own file says how the policy acts, what a critic should say, and what the policy's
+loss is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchbeast import nets, ops
+from torchbeast.algorithms.base import Algorithm, Replayed, Update
+from torchbeast.algorithms.target import MovingTarget
+from torchbeast.data import EnvSpec, Rollout, Tree
+from torchbeast.data.replay import Transitions
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of all algorithms whose policy follows the gradient of learned values."""
+
+    unroll_length: int = 1
+    """Steps that an environment makes before the replay gets them."""
+    batch_size: int = 256
+    """Transitions in a batch, over all learners."""
+    replay_size: int = 1_000_000
+    """Environment steps that the replay keeps, over all learners."""
+    min_replay_size: int = 10_000
+    """Environment steps before the first update; until then actions are drawn uniformly."""
+    replay_ratio: float = 256.0
+    """Transitions learned from per environment step: 256 is a batch of 256 for each. Whoever is
+    ahead, acting or learning, waits."""
+    discounting: float = 0.99
+    """Discount factor gamma."""
+    n_step: int = 1
+    """Rewards summed up before a value takes over."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by in the loss; reported returns never are."""
+    target_rate: float = 0.005
+    """How far target networks come nearer to their models in an update (tau)."""
+    learning_rate: float = 0.0003
+    """Adam's step size for the policy, and for the critics unless they have their own."""
+    critic_learning_rate: float | None = None
+    """Adam's step size for the critics; None: the policy's."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the learning rates fall to 0 at total_steps."""
+    epsilon: float = 1e-8
+    """Adam's epsilon."""
+    grad_norm_clipping: float | None = None
+    """Largest global norm of a gradient; None: any."""
+    layer_norm: bool = False
+    """A LayerNorm before each activation of the critics: they then stand many updates per step
+    (--replay_ratio), as DroQ and CrossQ have shown."""
+    prioritized: bool = False
+    """Draw what was surprising more often."""
+    priority_exponent: float = 0.6
+    """How much more often: 0 is uniform, 1 in proportion."""
+    importance_exponent: float = 0.4
+    """How far losses are corrected for that at the start; rises to 1 at total_steps."""
+    random_shift: int = 4
+    """Pixels by which pictures are moved at random before they are learned from (DrQ)."""
+    take_turns: bool = False
+    """Actor processes wait while the learner learns, as in one process; runs repeat then."""
+
+
+class QPolicyGradient(Algorithm):
+    """Acts by a policy, which learns from critics, which learn from a replay.
+
+    Args:
+        per_dimension: numbers that the policy gives for each dimension of an action.
+        members: critics.
+        numbers: what a critic answers for an action: 1 value, or so many that make one.
+        policy_delay: updates of the critics for each step of the policy and the targets.
+    """
+
+    config: Any
+
+    def __init__(
+        self,
+        config: Any,
+        network: nets.NetworkConfig,
+        spec: EnvSpec,
+        total_steps: int,
+        *,
+        per_dimension: int = 1,
+        members: int = 2,
+        numbers: int = 1,
+        policy_delay: int = 1,
+    ) -> None:
+        super().__init__(config, network, spec, total_steps)
+        self.needs = Replayed(
+            config.unroll_length,
+            config.batch_size,
+            Transitions(config.n_step, config.discounting),
+            config.replay_size,
+            config.min_replay_size,
+            config.replay_ratio,
+            config.priority_exponent if config.prioritized else None,
+            0 if config.take_turns else None,
+        )
+        self.units = nets.ActionUnits(spec.action)
+        self.model, self.critics = nets.build_actor_critic(
+            network,
+            spec,
+            outputs=per_dimension * self.units.size,
+            action_size=self.units.size,
+            members=members,
+            numbers=numbers,
+            layer_norm=config.layer_norm,
+        )
+        self.shift = nets.RandomShift(spec.observation, config.random_shift)
+        self.target = MovingTarget(self.critics, config.target_rate, policy_delay)
+        # The encoder learns from the critics alone (DrQ): policies learn too little about pictures.
+        judging = [*self.critics.parameters(), *self.actor.encoder.parameters()]
+        self.critic_optimizer = self._optimizer(judging)
+        self.policy_optimizer = self._optimizer(self.actor.policy.parameters())
+        self._told: dict[str, Tensor] = {}  # of the policy's last step
+
+    @property
+    def actor(self) -> nets.Actor:
+        """Returns the model without what normalises observations for it."""
+        return nets.unwrapped(self.model)  # type: ignore[return-value]
+
+    @abstractmethod
+    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
+        """Returns the actions [T, B, D], in units of their bounds, for numbers of the policy."""
+
+    def act(
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
+    ) -> tuple[Tree, dict[str, Tensor], Tree]:
+        """Does what the policy says, or anything at all before learning begins."""
+        numbers, state = model(rows, state)
+        action = self.answer(numbers, explore is not None)
+        if explore is not None:
+            uniform = torch.rand_like(action).mul_(2).sub_(1)
+            at_random = torch.rand_like(action[..., :1]) < nets.unwrapped(model).random  # type: ignore[operator]
+            action = torch.where(at_random, uniform, action)
+        return self.units.to_env(action), {}, state
+
+    def features(self, batch: Rollout) -> tuple[Tensor, Tensor]:
+        """Returns the encoder's features [B, F] of where transitions begin and end.
+
+        The gradient of the first reaches the encoder. Pictures are moved at random.
+        """
+        now, nxt = (self._moved(batch.rows(slice(t, t + 1))) for t in (0, 1))
+        with torch.no_grad():
+            end = self.model(nxt, (), encode=True)[0][0]
+        return self.model(now, (), encode=True)[0][0], end
+
+    def rewards_and_discounts(self, batch: Rollout) -> tuple[Tensor, Tensor]:
+        """Returns the (n-step) rewards and discounts [B] of transitions."""
+        c = self.config
+        return batch.reward[1] * c.reward_scale, c.discounting * batch.discount[1]
+
+    def learn_critics(
+        self, loss: Tensor, td_error: Tensor, batch: Rollout, steps: int, q: Tensor
+    ) -> Update:
+        """Returns the update after a gradient step on losses [B] of the critics.
+
+        Weighs them if they were drawn by priority; ``td_error`` [B] says how surprising they were.
+        """
+        c = self.config
+        if c.prioritized:
+            beta = ops.linear(steps, self.total_steps, c.importance_exponent, 1.0)
+            loss = loss * ops.importance_weights(batch.extras["oversampling"][0], beta)
+        schedule = ops.SCHEDULES[c.learning_rate_schedule]
+        rates = {
+            self.policy_optimizer: c.learning_rate,
+            self.critic_optimizer: c.critic_learning_rate or c.learning_rate,
+        }
+        for optimizer, rate in rates.items():
+            ops.set_learning_rate(optimizer, schedule(steps, self.total_steps, rate))
+        critic_loss = loss.mean()
+        norm = self.gradient_step(critic_loss, self.critic_optimizer, c.grad_norm_clipping)
+        self.actor.random.zero_()
+        surprise = td_error.detach().abs()
+        good = bool(torch.isfinite(norm))  # else the step was left out, and errors mean nothing
+        metrics = {
+            "critic_loss": critic_loss,
+            "q": q.detach().mean(),
+            "td_error": surprise.mean(),
+            "grad_norm": norm,
+        }
+        return Update(metrics, surprise if good else None)
+
+    def learn_policy(self, loss: Tensor, **metrics: Tensor) -> None:
+        """Makes a gradient step on losses [B] of the policy."""
+        policy_loss = loss.mean()
+        self.gradient_step(policy_loss, self.policy_optimizer, self.config.grad_norm_clipping)
+        self._told = {"policy_loss": policy_loss.detach(), **metrics}
+
+    def told(self, update: Update) -> Update:
+        """Returns ``update`` with the metrics of the policy's last step."""
+        return update._replace(metrics=update.metrics | self._told)
+
+    def _moved(self, rows: Rollout) -> Rollout:
+        return rows._replace(obs=self.shift(rows.obs))
+
+    def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        c = self.config
+        return ops.make_optimizer("adam", parameters, c.learning_rate, epsilon=c.epsilon)

@@ -1,0 +1,68 @@
+"""TD3: DDPG that distrusts its critics (arXiv:1802.09477)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from torchbeast import nets, ops
+from torchbeast.algorithms.base import Update
+from torchbeast.algorithms.q_policy_gradient import QPolicyGradient, Settings
+from torchbeast.algorithms.target import MovingTarget
+from torchbeast.data import EnvSpec, Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """TD3. Losses are means over the transitions of a batch; those of two critics add up."""
+
+    policy_delay: int = 2
+    """Updates of the critics for each one of the policy and of the target networks."""
+    exploration_noise: float = 0.1
+    """Deviation of the noise added to actions, whose bounds are -1 and 1."""
+    target_noise: float = 0.2
+    """Deviation of the noise added to actions of the target policy, in the same units."""
+    target_noise_clip: float = 0.5
+    """Largest such noise."""
+
+
+class TD3(QPolicyGradient):
+    """Twin critics, noise around the target policy's action, and a policy that learns later."""
+
+    config_type = Config
+
+    def __init__(
+        self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
+    ) -> None:
+        super().__init__(config, network, spec, total_steps, policy_delay=config.policy_delay)
+        self.target_policy = MovingTarget(self.actor.policy, config.target_rate)
+
+    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
+        """Returns the policy's action, with noise if it explores."""
+        action = numbers.tanh()
+        return ops.explored(action, self.config.exploration_noise) if explore else action
+
+    def update(self, batch: Rollout, steps: int) -> Update:
+        """One step of the critics towards the lower target; the policy follows now and then."""
+        c = self.config
+        now, nxt = self.features(batch)
+        action = self.units.from_env(batch.action[0])
+
+        noise = torch.randn_like(action)
+        next_action = self.target_policy(nxt).tanh()
+        next_action = ops.smoothed(next_action, noise, c.target_noise, c.target_noise_clip)
+        next_q = self.target(nxt, next_action).squeeze(-1).amin(0)
+        expected = ops.td_target(*self.rewards_and_discounts(batch), next_q)
+        q = self.critics(now, action).squeeze(-1)  # [2, B]
+        td = expected - q
+        loss = ops.huber(td, None).sum(0)
+        update = self.learn_critics(loss, td.abs().mean(0), batch, steps, q)
+
+        if self.target.follow(self.critics):
+            now = now.detach()
+            proposed = self.actor.policy(now).tanh()
+            self.learn_policy(-self.critics(now, proposed, members=1)[0, :, 0])
+            self.target_policy.follow(self.actor.policy)
+        return self.told(update)

@@ -1,0 +1,85 @@
+"""The acting half of an actor-critic: from rows of a rollout to the numbers of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from torchbeast.data import Rollout, Tree
+from torchbeast.data.replay import stacked
+from torchbeast.nets.mlp import MLP
+
+BOTTLENECK = 50  # features that a policy or a critic takes from a picture, as in DrQ
+
+
+class Actor(nn.Module):
+    """Encoder and policy: rows in, the numbers of a policy out. It has no memory.
+
+    The buffer ``random`` is the share of actions drawn uniformly. It is 1 until learning begins,
+    and travels with the weights to whoever acts.
+
+    Args:
+        encoder: observations [T, B, ...] to features [T, B, F]; critics share it.
+        policy: features [..., F] to numbers [..., P].
+    """
+
+    random: Tensor
+
+    def __init__(self, encoder: nn.Module, policy: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.policy = policy
+        self.register_buffer("random", torch.ones(()))
+
+    def forward(self, rows: Rollout, state: Tree, *, encode: bool = False) -> tuple[Tensor, Tree]:
+        """Returns the numbers [T, B, P] of rows [T, B], or with ``encode`` features [T, B, F]."""
+        features = self.encoder(stacked(rows.obs))
+        return (features if encode else self.policy(features)), state
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """Returns (): there is no memory."""
+        return ()
+
+
+class PolicyMLP(MLP):
+    """Hidden layers and a linear one behind them; [..., F] to [..., P].
+
+    Args:
+        features: F.
+        outputs: P.
+        hidden: units of the hidden layers.
+        activation: tanh or relu.
+        bottleneck: what comes before them, for pictures.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        hidden: Sequence[int],
+        activation: str,
+        bottleneck: nn.Module | None = None,
+    ) -> None:
+        super().__init__(features if bottleneck is None else BOTTLENECK, hidden, activation, None)
+        self.bottleneck = bottleneck
+        self.last = nn.Linear(self.out_features, outputs)
+        self.out_features = outputs
+
+    def forward(self, x: Tensor, noise: bool = True) -> Tensor:
+        """Returns numbers [..., P] of features [..., F]."""
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
+        return functional.linear(super().forward(x), self.last.weight, self.last.bias)
+
+
+class Bottleneck(nn.Sequential):
+    """Few features of the many that convolutions give; [..., F] to [..., 50] in -1 .. 1.
+
+    DrQ, arXiv:2004.13649 appendix B. Policy and critics have one each.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, BOTTLENECK), nn.LayerNorm(BOTTLENECK), nn.Tanh())

@@ -1,0 +1,115 @@
+"""From settings and an environment to a fresh policy and its critics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gymnasium import spaces
+from torch import nn
+
+from torchbeast import user_code
+from torchbeast.data import EnvSpec
+from torchbeast.data.spec import ACTION_MASK
+from torchbeast.nets import builder, user
+from torchbeast.nets.actor import Actor, Bottleneck, PolicyMLP
+from torchbeast.nets.config import NetworkConfig, choose
+from torchbeast.nets.critics import Critics
+from torchbeast.nets.encoders import TreeEncoder
+from torchbeast.nets.masks import is_masked
+from torchbeast.nets.normalise import Normalised
+
+
+class ActorCritic(NamedTuple):
+    """A policy and critics that share its encoder: they take its features."""
+
+    model: nn.Module  # an Actor, or a Normalised one
+    critics: Critics
+
+
+def build_actor_critic(
+    config: NetworkConfig,
+    spec: EnvSpec,
+    *,
+    outputs: int,
+    action_size: int,
+    members: int,
+    numbers: int,
+    layer_norm: bool = False,
+) -> ActorCritic:
+    """Returns a fresh policy with critics for an environment.
+
+    Behind an encoder of pictures there are the same hidden layers as behind none.
+
+    Args:
+        config: which network.
+        spec: of the environment.
+        outputs: numbers of the policy.
+        action_size: of the vectors that critics judge; 0 if they judge all actions at once.
+        members: critics.
+        numbers: that each critic gives.
+        layer_norm: a LayerNorm before each activation of the critics.
+
+    Raises:
+        ValueError: the network does not fit the observations, or a setting does not fit.
+    """
+    _check(config, spec)
+    encoder, pictures = _encoder(config, spec)
+    features = int(encoder.out_features)  # type: ignore[arg-type]
+
+    def bottleneck() -> nn.Module | None:
+        return Bottleneck(features) if pictures else None
+
+    hidden, activation = config.hidden_sizes, config.activation
+    policy = PolicyMLP(features, outputs, hidden, activation, bottleneck())
+    actor: nn.Module = Actor(encoder, policy)
+    critics = Critics(
+        features,
+        action_size,
+        numbers,
+        hidden,
+        activation,
+        members,
+        layer_norm,
+        bottleneck(),
+    )
+    if config.normalize_observations:
+        actor = Normalised(actor, spec, True, False, 1.0)
+    return ActorCritic(actor, critics)
+
+
+def _check(config: NetworkConfig, spec: EnvSpec) -> None:
+    if is_masked(spec):
+        raise ValueError(
+            f"expected observations without {ACTION_MASK}, got {spec.observation}; ppo, impala, "
+            f"a2c and the Q-learning algorithms know forbidden actions"
+        )
+    if config.use_lstm:
+        raise ValueError(
+            "expected no --use_lstm with an algorithm that replays single transitions; ppo, impala "
+            "and r2d2 have memory"
+        )
+    if config.normalize_rewards:
+        raise ValueError(
+            "expected no --normalize_rewards with an algorithm that replays, got True; it needs "
+            "the running return of each environment, and rewards out of a replay have none: use "
+            "--reward_scale"
+        )
+
+
+def _encoder(config: NetworkConfig, spec: EnvSpec) -> tuple[nn.Module, bool]:
+    """Returns what critics and policy share, and whether it convolves pictures."""
+    network = choose(config.network, spec.observation)
+    if user_code.is_reference(network):
+        own = user.load(network, spec)
+        if user.is_model(own):
+            raise ValueError(
+                f"expected --network {network} to have out_features (an encoder), got a whole "
+                f"model; policy and critics behind it are the algorithm's to choose"
+            )
+        user.check_encoder(own, network, spec)
+        return own, False
+    if network == "mlp":
+        return TreeEncoder(spec.observation).alone(), False
+    if config.network == "auto" and network == "shallow" and isinstance(spec.action, spaces.Box):
+        network = "drq"
+    return builder.conv_encoder(spec, network, 0), True
