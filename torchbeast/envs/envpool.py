@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 
 from torchbeast.data import EnvSpec, Tree
 from torchbeast.envs import atari, registry
+from torchbeast.envs.dm_control import UNLIMITED
 from torchbeast.envs.registry import EnvConfig, UnknownEnvironment
 from torchbeast.envs.vector import Step, VectorEnv
 
@@ -21,8 +22,8 @@ FRAMES_PER_STEP = 4
 class EnvpoolEnv(VectorEnv):
     """B environments of envpool; Atari by the same two protocols as ``AtariEnv``.
 
-    Names are those of ``envpool.list_all_envs()``, such as ``HalfCheetah-v5`` (as in Gymnasium)
-    and ``CheetahRun-v1`` (dm_control), or an Atari game's in Gymnasium's registry.
+    Names are those of ``envpool.list_all_envs()``, such as ``HalfCheetah-v5`` (as in Gymnasium),
+    or an Atari game's in Gymnasium's registry; ``dm_control/cheetah-run-v0`` is ``CheetahRun-v1``.
 
     Seeds count in the constructor only, so a second ``reset`` goes on with the same random
     numbers. envpool's Atari differs from ale-py's in small things (its no-ops, its resize),
@@ -61,7 +62,8 @@ class EnvpoolEnv(VectorEnv):
         frames = (protocol | config.env_kwargs).get("stack_num", 1)
         if not isinstance(shown, spaces.Box) or shown.shape[0] != frames:
             frames = 1  # coloured frames lie one channel after the other
-        spec = EnvSpec(shown, self._pool.action_space, frames)
+        taken = self._pool.action_space
+        spec = EnvSpec(shown, _repaired(taken) if isinstance(taken, spaces.Box) else taken, frames)
         super().__init__(spec, num_envs, config.name)
         self.spec.action.seed(seed)
         self._ids = np.arange(num_envs, dtype=np.int32)
@@ -100,13 +102,14 @@ def _task(config: EnvConfig, known: list[str]) -> tuple[str, dict[str, Any]]:
             raise ValueError(
                 f"expected an Atari game like PongNoFrameskip-v4 for --life_loss, got {config.name}"
             )
-        if config.name not in known:
-            nearest = difflib.get_close_matches(config.name, known, 3, cutoff=0)
+        name = _of_dm_control(config.name)
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 3, cutoff=0)
             raise UnknownEnvironment(
                 f"expected an environment of envpool, got {config.name!r}; the nearest are "
                 f"{', '.join(nearest)}; --env_backend=auto may know it"
             )
-        return config.name, {}
+        return name, {}
     kwargs = atari.protocol(registered, {})
     game = re.sub(r"^ALE/|NoFrameskip(?=-)", "", registered.id)
     return re.sub(r"-v\d+$", "-v5", game), {
@@ -128,16 +131,25 @@ def _atari(config: EnvConfig) -> Registered | None:
         return None
 
 
+def _of_dm_control(name: str) -> str:
+    """Returns ``CheetahRun-v1`` for ``dm_control/cheetah-run-v0``; all others as they are."""
+    match = re.fullmatch(r"dm_control/(\w+)-(\w+)-v0", name)
+    if match is None:
+        return name
+    words = "_".join(match.groups()).split("_")
+    return "".join(word[:1].upper() + word[1:] for word in words) + "-v1"
+
+
 def _repaired(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Returns an observation space as what comes: envpool's own is wrong about some."""
+    """Returns a space as what comes or is taken: envpool's own is wrong about some."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _repaired(sub) for key, sub in space.spaces.items()})
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n), start=int(space.start), dtype=np.int32)
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
         # dm_control's "no bound" is the smallest positive number for the lower one.
-        numbers = np.finfo(space.dtype)
-        low = np.where(space.low == numbers.tiny, -np.inf, space.low)
-        high = np.where(space.high == numbers.max, np.inf, space.high)
+        none = (space.low == np.finfo(space.dtype).tiny) | (space.low <= -UNLIMITED)
+        low = np.where(none, -np.inf, space.low)
+        high = np.where(space.high >= UNLIMITED, np.inf, space.high)
         return spaces.Box(low, high, space.shape, space.dtype.type)
     return space

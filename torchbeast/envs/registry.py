@@ -19,7 +19,7 @@ import yaml
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from torchbeast import user_code
-from torchbeast.envs import atari, native
+from torchbeast.envs import atari, dm_control, native
 from torchbeast.envs.wrappers import InfoMask
 
 log = logging.getLogger("torchbeast")
@@ -29,6 +29,7 @@ PACKAGES = [
     (r"^ALE/|NoFrameskip-v\d+$", "ale_py", "torchbeast[atari]"),
     (r"^(MiniGrid|BabyAI)-", "minigrid", "torchbeast[minigrid]"),
     (r"^MinAtar/", "minatar", "torchbeast[minatar]"),
+    (r"^dm_control/", "dm_control", "torchbeast[dmc]"),
     (r"box2d", "Box2D", "torchbeast[box2d]"),
     (r"mujoco", "mujoco", "torchbeast[mujoco]"),
     (r"mujoco", "imageio", "torchbeast[mujoco]"),
@@ -116,7 +117,7 @@ def _made(config: EnvConfig, render: bool) -> gymnasium.Env[Any, Any]:
     if render:
         kwargs["render_mode"] = "rgb_array"
     try:
-        if ".mujoco." in str(registered.entry_point):
+        if ".mujoco." in str(registered.entry_point) or _is_dm_control(registered):
             _log_mujoco()
         # The checker warns about what array_specs and the contract refuse or allow themselves.
         return gymnasium.make(registered, disable_env_checker=True, **kwargs)
@@ -189,9 +190,15 @@ def _group(registered: Registered) -> str | None:
         return "atari" if fixed_skip and kwargs.get("obs_type", "rgb") == "rgb" else None
     if any(part in entry for part in native.JAX):
         return None
+    if _is_dm_control(registered):
+        return "dm_control"
     if entry.startswith("gymnasium.envs."):
         return entry.split(".")[2]
     return entry.split(".")[0].split(":")[0]
+
+
+def _is_dm_control(registered: Registered) -> bool:
+    return registered.entry_point == dm_control.ENTRY_POINT
 
 
 def _register() -> None:
@@ -204,6 +211,8 @@ def _register() -> None:
             gymnasium.register_envs(importlib.import_module(package))
     if importlib.util.find_spec("minatar") is not None:
         _register_minatar()
+    if importlib.util.find_spec("dm_control") is not None:
+        dm_control.register()
 
 
 def _register_minatar() -> None:
