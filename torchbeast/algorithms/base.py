@@ -163,8 +163,9 @@ class Algorithm(ABC):
         Raises:
             Diverged: that happened too often in a row.
         """
-        optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in parameters:
+            p.grad = None
         loss.backward(inputs=parameters)  # and no others: a policy's loss passes its critics
         reduce_gradients(parameters, average=reduction == "mean")
         norm = ops.clip_grad_norm(parameters, max_norm)

@@ -38,7 +38,7 @@ class DDPG(QPolicyGradient):
         return ops.explored(action, self.config.exploration_noise) if explore else action
 
     def update(self, batch: Rollout, steps: int) -> Update:
-        """One step of the critic towards r + gamma Q'(s', mu'(s')), one of the policy up Q."""
+        """One step: the critic towards r + gamma Q'(s', mu'(s')), the policy up Q(s, mu(s))."""
         now, nxt = self.features(batch)
         action = self.units.from_env(batch.action[0])
 
@@ -46,10 +46,12 @@ class DDPG(QPolicyGradient):
         expected = ops.td_target(*self.rewards_and_discounts(batch), next_q)
         q = self.critics(now, action)[0, :, 0]
         td = expected - q
-        update = self.learn_critics(ops.huber(td, None), td, batch, steps, q)
+        critic_loss = self.weighted(ops.huber(td, None), batch, steps)
 
         now = now.detach()
-        self.learn_policy(-self.critics(now, self.actor.policy(now).tanh())[0, :, 0])
+        policy_loss = -self.critics(now, self.actor.policy(now).tanh(), frozen=True)[0, :, 0]
+
+        update = self.learn(critic_loss + policy_loss, td, steps, q=q.mean())
         self.target.follow(self.critics)
         self.target_policy.follow(self.actor.policy)
-        return self.told(update)
+        return update

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Algorithm, Replayed, Update
 from torchbeast.algorithms.target import MovingTarget
-from torchbeast.data import EnvSpec, Rollout, Tree
+from torchbeast.data import EnvSpec, Rollout, Tree, tree_map
 from torchbeast.data.replay import Transitions
 
 
@@ -45,11 +45,9 @@ class Settings:
     target_rate: float = 0.005
     """How far target networks come nearer to their models in an update (tau)."""
     learning_rate: float = 0.0003
-    """Adam's step size for the policy, and for the critics unless they have their own."""
-    critic_learning_rate: float | None = None
-    """Adam's step size for the critics; None: the policy's."""
+    """Adam's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """linear: the learning rates fall to 0 at total_steps."""
+    """linear: the learning rate falls to 0 at total_steps."""
     epsilon: float = 1e-8
     """Adam's epsilon."""
     grad_norm_clipping: float | None = None
@@ -76,7 +74,6 @@ class QPolicyGradient(Algorithm):
         per_dimension: numbers that the policy gives for each dimension of an action.
         members: critics.
         numbers: what a critic answers for an action: 1 value, or so many that make one.
-        policy_delay: updates of the critics for each step of the policy and the targets.
     """
 
     config: Any
@@ -91,7 +88,6 @@ class QPolicyGradient(Algorithm):
         per_dimension: int = 1,
         members: int = 2,
         numbers: int = 1,
-        policy_delay: int = 1,
     ) -> None:
         super().__init__(config, network, spec, total_steps)
         self.needs = Replayed(
@@ -115,12 +111,18 @@ class QPolicyGradient(Algorithm):
             layer_norm=config.layer_norm,
         )
         self.shift = nets.RandomShift(spec.observation, config.random_shift)
-        self.target = MovingTarget(self.critics, config.target_rate, policy_delay)
+        self.target = MovingTarget(self.critics, config.target_rate)
         # The encoder learns from the critics alone (DrQ): policies learn too little about pictures.
         judging = [*self.critics.parameters(), *self.actor.encoder.parameters()]
-        self.critic_optimizer = self._optimizer(judging)
-        self.policy_optimizer = self._optimizer(self.actor.policy.parameters())
-        self._told: dict[str, Tensor] = {}  # of the policy's last step
+        self.optimizer = ops.make_optimizer(
+            "adam", judging, config.learning_rate, epsilon=config.epsilon
+        )
+        self.learns_too(self.actor.policy)
+
+    def learns_too(self, part: nn.Module) -> None:
+        """Gives the parameters of ``part`` to the optimizer, too."""
+        # All in one group: each costs an update as much as a small product does.
+        self.optimizer.param_groups[0]["params"] += part.parameters()
 
     @property
     def actor(self) -> nets.Actor:
@@ -148,60 +150,39 @@ class QPolicyGradient(Algorithm):
 
         The gradient of the first reaches the encoder. Pictures are moved at random.
         """
-        now, nxt = (self._moved(batch.rows(slice(t, t + 1))) for t in (0, 1))
-        with torch.no_grad():
-            end = self.model(nxt, (), encode=True)[0][0]
-        return self.model(now, (), encode=True)[0][0], end
+        begin, end = (self._encoded(batch, slice(t, t + 1)) for t in (0, 1))
+        return begin, end.detach()
 
     def rewards_and_discounts(self, batch: Rollout) -> tuple[Tensor, Tensor]:
         """Returns the (n-step) rewards and discounts [B] of transitions."""
         c = self.config
         return batch.reward[1] * c.reward_scale, c.discounting * batch.discount[1]
 
-    def learn_critics(
-        self, loss: Tensor, td_error: Tensor, batch: Rollout, steps: int, q: Tensor
-    ) -> Update:
-        """Returns the update after a gradient step on losses [B] of the critics.
+    def weighted(self, loss: Tensor, batch: Rollout, steps: int) -> Tensor:
+        """Returns losses [B] of critics, weighted if they were drawn by priority."""
+        c = self.config
+        if not c.prioritized:
+            return loss
+        beta = ops.linear(steps, self.total_steps, c.importance_exponent, 1.0)
+        return loss * ops.importance_weights(batch.extras["oversampling"][0], beta)
 
-        Weighs them if they were drawn by priority; ``td_error`` [B] says how surprising they were.
+    def learn(self, loss: Tensor, td_error: Tensor, steps: int, **metrics: Tensor) -> Update:
+        """Returns the update after a gradient step on losses [B] of critics and policy together.
+
+        Each part learns from what its own loss says of it: the policy's must not reach the critics.
+        ``td_error`` [B] says how surprising the transitions were.
         """
         c = self.config
-        if c.prioritized:
-            beta = ops.linear(steps, self.total_steps, c.importance_exponent, 1.0)
-            loss = loss * ops.importance_weights(batch.extras["oversampling"][0], beta)
         schedule = ops.SCHEDULES[c.learning_rate_schedule]
-        rates = {
-            self.policy_optimizer: c.learning_rate,
-            self.critic_optimizer: c.critic_learning_rate or c.learning_rate,
-        }
-        for optimizer, rate in rates.items():
-            ops.set_learning_rate(optimizer, schedule(steps, self.total_steps, rate))
-        critic_loss = loss.mean()
-        norm = self.gradient_step(critic_loss, self.critic_optimizer, c.grad_norm_clipping)
+        ops.set_learning_rate(self.optimizer, schedule(steps, self.total_steps, c.learning_rate))
+        total_loss = loss.mean()
+        norm = self.gradient_step(total_loss, self.optimizer, c.grad_norm_clipping)
         self.actor.random.zero_()
         surprise = td_error.detach().abs()
         good = bool(torch.isfinite(norm))  # else the step was left out, and errors mean nothing
-        metrics = {
-            "critic_loss": critic_loss,
-            "q": q.detach().mean(),
-            "td_error": surprise.mean(),
-            "grad_norm": norm,
-        }
-        return Update(metrics, surprise if good else None)
+        told = {"total_loss": total_loss, "grad_norm": norm, "td_error": surprise.mean()}
+        return Update(told | metrics, surprise if good else None)
 
-    def learn_policy(self, loss: Tensor, **metrics: Tensor) -> None:
-        """Makes a gradient step on losses [B] of the policy."""
-        policy_loss = loss.mean()
-        self.gradient_step(policy_loss, self.policy_optimizer, self.config.grad_norm_clipping)
-        self._told = {"policy_loss": policy_loss.detach(), **metrics}
-
-    def told(self, update: Update) -> Update:
-        """Returns ``update`` with the metrics of the policy's last step."""
-        return update._replace(metrics=update.metrics | self._told)
-
-    def _moved(self, rows: Rollout) -> Rollout:
-        return rows._replace(obs=self.shift(rows.obs))
-
-    def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        c = self.config
-        return ops.make_optimizer("adam", parameters, c.learning_rate, epsilon=c.epsilon)
+    def _encoded(self, batch: Rollout, rows: slice) -> Tensor:
+        obs = self.shift(tree_map(lambda x: x[rows], batch.obs))
+        return self.model(batch._replace(obs=obs), (), encode=True)[0][0]

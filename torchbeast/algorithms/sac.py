@@ -41,7 +41,8 @@ class SAC(QPolicyGradient):
         entropy = config.target_entropy
         self.target_entropy = -float(self.units.size) if entropy is None else entropy
         self.temperature = Temperature(config.temperature or config.initial_temperature)
-        self.temperature_optimizer = self._optimizer(self.temperature.parameters())
+        if config.temperature is None:
+            self.learns_too(self.temperature)
 
     def answer(self, numbers: Tensor, explore: bool) -> Tensor:
         """Returns an action drawn from the policy; without exploration its median."""
@@ -49,8 +50,7 @@ class SAC(QPolicyGradient):
         return policy.sample() if explore else policy.mode()
 
     def update(self, batch: Rollout, steps: int) -> Update:
-        """One step each of the critics, the policy and the temperature."""
-        c = self.config
+        """One step: the critics towards r + gamma V(s'), the policy and its temperature."""
         now, nxt = self.features(batch)
         action = self.units.from_env(batch.action[0])
         alpha = self.temperature().detach()
@@ -62,21 +62,19 @@ class SAC(QPolicyGradient):
         expected = ops.td_target(*self.rewards_and_discounts(batch), next_value)
         q = self.critics(now, action).squeeze(-1)  # [2, B]
         td = expected - q
-        loss = ops.huber(td, None).sum(0)
-        update = self.learn_critics(loss, td.abs().mean(0), batch, steps, q)
+        critic_loss = self.weighted(ops.huber(td, None).sum(0), batch, steps)
 
         now = now.detach()
         proposed, log_prob = squashed(self.actor.policy(now)).sample_with_log_prob()
-        value = self.critics(now, proposed).squeeze(-1).amin(0)
-        entropy = -log_prob.detach().mean()
-        self.learn_policy(
-            -ops.soft_value(value, log_prob, alpha), entropy=entropy, temperature=alpha
-        )
-        if c.temperature is None:
-            loss = ops.temperature_loss(self.temperature.log, log_prob, self.target_entropy)
-            self.gradient_step(loss.mean(), self.temperature_optimizer, None)
+        value = self.critics(now, proposed, frozen=True).squeeze(-1).amin(0)
+        policy_loss = -ops.soft_value(value, log_prob, alpha)
+        entropy_loss = ops.temperature_loss(self.temperature.log, log_prob, self.target_entropy)
+
+        loss = critic_loss + policy_loss + entropy_loss
+        told = dict(q=q.mean(), entropy=-log_prob.mean(), temperature=alpha)
+        update = self.learn(loss, td.abs().mean(0), steps, **told)
         self.target.follow(self.critics)
-        return self.told(update)
+        return update
 
 
 class Temperature(nn.Module):

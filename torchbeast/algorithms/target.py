@@ -63,34 +63,17 @@ class MovingTarget(Frozen):
     Polyak averaging, DDPG, arXiv:1509.02971 algorithm 1.
 
     Args:
-        model: what it follows; parameters only.
+        model: what it follows; its parameters only.
         rate: tau.
-        every: calls of ``follow`` for one step.
     """
 
-    calls: Tensor
-
-    def __init__(self, model: nn.Module, rate: float, every: int = 1) -> None:
+    def __init__(self, model: nn.Module, rate: float) -> None:
         super().__init__(model)
         self.rate = rate
-        self.every = every
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
-        self._calls = 0  # the same number, which no GPU has to be asked for
 
     @torch.no_grad()
-    def follow(self, model: nn.Module) -> bool:
-        """Returns whether it moved: at every so many calls it does."""
-        self._calls += 1
-        self.calls.fill_(self._calls)
-        if self._calls % self.every:
-            return False
+    def follow(self, model: nn.Module) -> None:
+        """Comes nearer to ``model``."""
         ours: list[Tensor] = list(self.model.parameters())
         theirs: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(ours, theirs, self.rate)
-        return True
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes back the copy and the number of calls."""
-        result = super().load_state_dict(*args, **kwargs)
-        self._calls = int(self.calls)
-        return result

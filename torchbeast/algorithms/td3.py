@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
@@ -36,8 +37,9 @@ class TD3(QPolicyGradient):
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
     ) -> None:
-        super().__init__(config, network, spec, total_steps, policy_delay=config.policy_delay)
+        super().__init__(config, network, spec, total_steps)
         self.target_policy = MovingTarget(self.actor.policy, config.target_rate)
+        self.delay = Delay(config.policy_delay)
 
     def answer(self, numbers: Tensor, explore: bool) -> Tensor:
         """Returns the policy's action, with noise if it explores."""
@@ -45,7 +47,7 @@ class TD3(QPolicyGradient):
         return ops.explored(action, self.config.exploration_noise) if explore else action
 
     def update(self, batch: Rollout, steps: int) -> Update:
-        """One step of the critics towards the lower target; the policy follows now and then."""
+        """One step: the critics towards the lower target, the policy now and then up Q_1."""
         c = self.config
         now, nxt = self.features(batch)
         action = self.units.from_env(batch.action[0])
@@ -57,12 +59,40 @@ class TD3(QPolicyGradient):
         expected = ops.td_target(*self.rewards_and_discounts(batch), next_q)
         q = self.critics(now, action).squeeze(-1)  # [2, B]
         td = expected - q
-        loss = ops.huber(td, None).sum(0)
-        update = self.learn_critics(loss, td.abs().mean(0), batch, steps, q)
+        loss = self.weighted(ops.huber(td, None).sum(0), batch, steps)
 
-        if self.target.follow(self.critics):
+        due = self.delay()
+        if due:
             now = now.detach()
             proposed = self.actor.policy(now).tanh()
-            self.learn_policy(-self.critics(now, proposed, members=1)[0, :, 0])
+            loss = loss - self.critics(now, proposed, members=1, frozen=True)[0, :, 0]
+
+        update = self.learn(loss, td.abs().mean(0), steps, q=q.mean())
+        if due:
+            self.target.follow(self.critics)
             self.target_policy.follow(self.actor.policy)
-        return self.told(update)
+        return update
+
+
+class Delay(nn.Module):
+    """Says at every so many calls that something is due; their number lies in the checkpoint."""
+
+    calls: Tensor
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._calls = 0  # the same number, which no GPU has to be asked for
+
+    def forward(self) -> bool:
+        """Returns whether this call is due."""
+        self._calls += 1
+        self.calls.fill_(self._calls)
+        return self._calls % self.every == 0
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes back the number of calls."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._calls = int(self.calls)
+        return result

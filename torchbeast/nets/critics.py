@@ -55,20 +55,29 @@ class Critics(nn.Module):
         self.last = ParallelLinear(members, hidden[-1] if hidden else before, numbers)
 
     def forward(
-        self, features: Tensor, action: Tensor | None, members: int | None = None
+        self,
+        features: Tensor,
+        action: Tensor | None,
+        *,
+        members: int | None = None,
+        frozen: bool = False,
     ) -> Tensor:
         """Returns the numbers [K, B, N] of actions [B, D] at features [B, F].
 
-        ``members`` asks only the first so many.
+        ``members`` asks only the first so many. Of ``frozen`` critics the gradient reaches the
+        actions alone.
         """
-        x = features if self.bottleneck is None else self.bottleneck(features)
+        x = features
+        if self.bottleneck is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                x = self.bottleneck(x)
         if action is not None:
             x = torch.cat([x, action], -1)
         x = x.expand(members or self.last.members, *x.shape)
         for i, layer in enumerate(self.layers):
-            x = layer(x)
-            x = self.activation(x if self.norms is None else self.norms[i](x))
-        return self.last(x)
+            x = layer.forward(x, frozen)  # without the call of the module, as in ``linear``
+            x = self.activation(x if self.norms is None else self.norms[i].forward(x, frozen))
+        return self.last.forward(x, frozen)
 
 
 class ParallelLinear(nn.Module):
@@ -82,12 +91,9 @@ class ParallelLinear(nn.Module):
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.empty(members, 1, out_features).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Returns [k, B, O] of [k, B, I], by the first k of the layers."""
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if len(x) < len(weight):
-            weight, bias = weight[: len(x)], bias[: len(x)]
+        weight, bias = _of(self, len(x), frozen)
         if weight.shape[-1] == 1:  # a product and a sum take less than half of bmm's time here
             return (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
         return torch.baddbmm(bias, x, weight)
@@ -101,7 +107,15 @@ class ParallelLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(members, 1, features))
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Returns [k, B, F] of [k, B, F], by the first k of the norms."""
-        normal = functional.layer_norm(x, x.shape[-1:])
-        return torch.addcmul(self.bias[: len(x)], normal, self.weight[: len(x)])
+        weight, bias = _of(self, len(x), frozen)
+        return torch.addcmul(bias, functional.layer_norm(x, x.shape[-1:]), weight)
+
+
+def _of(layer: ParallelLinear | ParallelLayerNorm, members: int, frozen: bool) -> list[Tensor]:
+    """Returns weight and bias of the first ``members``; no gradient reaches frozen ones."""
+    pair: list[Tensor] = [layer.weight, layer.bias]
+    if frozen:
+        pair = [x.detach() for x in pair]
+    return pair if members == len(layer.weight) else [x[:members] for x in pair]

@@ -196,8 +196,10 @@ class Replay:
         return {**self.ring.layout(), "window": repr(self.window), **chosen}
 
     def _first_priority(self, items: Array) -> Array | None:
-        if self._initial_priority is None or len(items) == 0:
+        unasked = self._initial_priority is None or isinstance(self.selection, Uniform)
+        if unasked or len(items) == 0:
             return None
+        assert self._initial_priority is not None
         priority = self._initial_priority(self.window.cut(self.ring, items, observations=False))
         return None if priority is None else _numpy(priority)
 
