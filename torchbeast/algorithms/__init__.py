@@ -11,6 +11,7 @@ from torchbeast.algorithms.a2c import A2C
 from torchbeast.algorithms.apex import ApeX
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.algorithms.c51 import C51
+from torchbeast.algorithms.d4pg import D4PG
 from torchbeast.algorithms.ddpg import DDPG
 from torchbeast.algorithms.dqn import DQN
 from torchbeast.algorithms.impala import Impala
@@ -21,12 +22,14 @@ from torchbeast.algorithms.qrdqn import QRDQN
 from torchbeast.algorithms.r2d2 import R2D2
 from torchbeast.algorithms.rainbow import Rainbow
 from torchbeast.algorithms.sac import SAC
+from torchbeast.algorithms.sac_discrete import SACDiscrete
 from torchbeast.algorithms.td3 import TD3
 
 __all__ = [
     "A2C",
     "ALGORITHMS",
     "C51",
+    "D4PG",
     "DDPG",
     "DQN",
     "IQN",
@@ -40,6 +43,7 @@ __all__ = [
     "ApeX",
     "Impala",
     "Rainbow",
+    "SACDiscrete",
     "find",
     "name_of",
 ]
@@ -48,6 +52,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "a2c": A2C,
     "apex": ApeX,
     "c51": C51,
+    "d4pg": D4PG,
     "ddpg": DDPG,
     "dqn": DQN,
     "impala": Impala,
@@ -58,6 +63,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "r2d2": R2D2,
     "rainbow": Rainbow,
     "sac": SAC,
+    "sac_discrete": SACDiscrete,
     "td3": TD3,
 }
 

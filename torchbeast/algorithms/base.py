@@ -182,11 +182,13 @@ class Algorithm(ABC):
         return norm
 
     def to(self, device: torch.device) -> None:
-        """Moves model and targets to ``device``; call it before the first update."""
+        """Moves models and tensors to ``device``; call it before the first update."""
         self.device = device
-        for part in vars(self).values():
+        for name, part in vars(self).items():
             if isinstance(part, nn.Module):
                 part.to(device)
+            elif isinstance(part, Tensor):
+                setattr(self, name, part.to(device))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of every attribute that has one: model, optimizers, targets."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
 from torchbeast import nets, ops
@@ -37,18 +36,8 @@ class C51(QLearning):
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
     ) -> None:
-        if not config.value_min < config.value_max:
-            raise ValueError(
-                f"expected --value_min below --value_max {config.value_max:g}, got "
-                f"{config.value_min:g}"
-            )
-        self.atoms = torch.linspace(config.value_min, config.value_max, config.num_atoms)
+        self.atoms = ops.value_atoms(config.value_min, config.value_max, config.num_atoms)
         super().__init__(config, network, spec, total_steps, numbers=config.num_atoms)
-
-    def to(self, device: torch.device) -> None:
-        """Moves model, target network and atoms to ``device``."""
-        super().to(device)
-        self.atoms = self.atoms.to(device)
 
     def values(self, numbers: Tensor) -> Tensor:
         """Returns the expected returns [T, B, A] of logits [T, B, A, N]."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
-from torchbeast.algorithms.q_policy_gradient import QPolicyGradient, Settings
+from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
 from torchbeast.algorithms.target import MovingTarget
 from torchbeast.data import EnvSpec, Rollout
 
@@ -21,7 +21,7 @@ class Config(Settings):
     """Deviation of the noise added to actions, whose bounds are -1 and 1."""
 
 
-class DDPG(QPolicyGradient):
+class DDPG(Continuous):
     """One critic, one policy, and a slow copy of each."""
 
     config_type = Config

@@ -63,6 +63,8 @@ class Settings:
     """How far losses are corrected for that at the start; rises to 1 at total_steps."""
     random_shift: int = 4
     """Pixels by which pictures are moved at random before they are learned from (DrQ)."""
+    reward_clipping: Literal["abs_one", "none"] = "none"
+    """abs_one clamps rewards to [-1, 1] in the loss; reported returns are never clipped."""
     take_turns: bool = False
     """Actor processes wait while the learner learns, as in one process; runs repeat then."""
 
@@ -71,9 +73,10 @@ class QPolicyGradient(Algorithm):
     """Acts by a policy, which learns from critics, which learn from a replay.
 
     Args:
-        per_dimension: numbers that the policy gives for each dimension of an action.
+        outputs: numbers that the policy gives.
+        action_size: of the vectors that critics judge; 0 if they judge all actions at once.
         members: critics.
-        numbers: what a critic answers for an action: 1 value, or so many that make one.
+        numbers: that each of them gives.
     """
 
     config: Any
@@ -85,27 +88,27 @@ class QPolicyGradient(Algorithm):
         spec: EnvSpec,
         total_steps: int,
         *,
-        per_dimension: int = 1,
-        members: int = 2,
-        numbers: int = 1,
+        outputs: int,
+        action_size: int,
+        members: int,
+        numbers: int,
     ) -> None:
         super().__init__(config, network, spec, total_steps)
         self.needs = Replayed(
             config.unroll_length,
             config.batch_size,
-            Transitions(config.n_step, config.discounting),
+            Transitions(config.n_step, config.discounting, config.reward_clipping == "abs_one"),
             config.replay_size,
             config.min_replay_size,
             config.replay_ratio,
             config.priority_exponent if config.prioritized else None,
             0 if config.take_turns else None,
         )
-        self.units = nets.ActionUnits(spec.action)
         self.model, self.critics = nets.build_actor_critic(
             network,
             spec,
-            outputs=per_dimension * self.units.size,
-            action_size=self.units.size,
+            outputs=outputs,
+            action_size=action_size,
             members=members,
             numbers=numbers,
             layer_norm=config.layer_norm,
@@ -128,22 +131,6 @@ class QPolicyGradient(Algorithm):
     def actor(self) -> nets.Actor:
         """Returns the model without what normalises observations for it."""
         return nets.unwrapped(self.model)  # type: ignore[return-value]
-
-    @abstractmethod
-    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
-        """Returns the actions [T, B, D], in units of their bounds, for numbers of the policy."""
-
-    def act(
-        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
-    ) -> tuple[Tree, dict[str, Tensor], Tree]:
-        """Does what the policy says, or anything at all before learning begins."""
-        numbers, state = model(rows, state)
-        action = self.answer(numbers, explore is not None)
-        if explore is not None:
-            uniform = torch.rand_like(action).mul_(2).sub_(1)
-            at_random = torch.rand_like(action[..., :1]) < nets.unwrapped(model).random  # type: ignore[operator]
-            action = torch.where(at_random, uniform, action)
-        return self.units.to_env(action), {}, state
 
     def features(self, batch: Rollout) -> tuple[Tensor, Tensor]:
         """Returns the encoder's features [B, F] of where transitions begin and end.
@@ -186,3 +173,57 @@ class QPolicyGradient(Algorithm):
     def _encoded(self, batch: Rollout, rows: slice) -> Tensor:
         obs = self.shift(tree_map(lambda x: x[rows], batch.obs))
         return self.model(batch._replace(obs=obs), (), encode=True)[0][0]
+
+
+class Continuous(QPolicyGradient):
+    """Those of Box actions, which lie between -1 and 1 for policies and critics.
+
+    Args:
+        per_dimension: numbers that the policy gives for each dimension of an action.
+        members: critics.
+        numbers: what a critic answers for an action: 1 value, or so many that make one.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        network: nets.NetworkConfig,
+        spec: EnvSpec,
+        total_steps: int,
+        *,
+        per_dimension: int = 1,
+        members: int = 2,
+        numbers: int = 1,
+    ) -> None:
+        self.units = units = nets.ActionUnits(spec.action)
+        super().__init__(
+            config,
+            network,
+            spec,
+            total_steps,
+            outputs=per_dimension * units.size,
+            action_size=units.size,
+            members=members,
+            numbers=numbers,
+        )
+
+    @abstractmethod
+    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
+        """Returns the actions [T, B, D], in units of their bounds, for numbers of the policy."""
+
+    def act(
+        self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
+    ) -> tuple[Tree, dict[str, Tensor], Tree]:
+        """Does what the policy says, or anything at all before learning begins."""
+        numbers, state = model(rows, state)
+        action = self.answer(numbers, explore is not None)
+        if explore is not None:
+            action = at_random(model, action, torch.rand_like(action).mul_(2).sub_(1))
+        return self.units.to_env(action), {}, state
+
+
+def at_random(model: nn.Module, action: Tensor, other: Tensor) -> Tensor:
+    """Returns the ``other`` actions [T, B, ...] as often as the model's ``random`` says."""
+    lead = torch.rand(action.shape[:2], device=action.device)
+    chosen = lead < nets.unwrapped(model).random  # type: ignore[operator]
+    return torch.where(chosen.reshape(*lead.shape, *[1] * (action.dim() - 2)), other, action)

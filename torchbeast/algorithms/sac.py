@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
-from torchbeast.algorithms.q_policy_gradient import QPolicyGradient, Settings
+from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
 from torchbeast.data import EnvSpec, Rollout
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -29,7 +29,7 @@ class Config(Settings):
     minus their number of dimensions."""
 
 
-class SAC(QPolicyGradient):
+class SAC(Continuous):
     """Twin critics of what actions earn and how random they leave us, and a squashed Gaussian."""
 
     config_type = Config

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
-from torchbeast.algorithms.q_policy_gradient import QPolicyGradient, Settings
+from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
 from torchbeast.algorithms.target import MovingTarget
 from torchbeast.data import EnvSpec, Rollout
 
@@ -29,7 +29,7 @@ class Config(Settings):
     """Largest such noise."""
 
 
-class TD3(QPolicyGradient):
+class TD3(Continuous):
     """Twin critics, noise around the target policy's action, and a policy that learns later."""
 
     config_type = Config

@@ -13,6 +13,7 @@ from torchbeast.ops.distributional import (
     expected_value,
     quantile_huber_loss,
     quantile_midpoints,
+    value_atoms,
 )
 from torchbeast.ops.distributions import (
     Bernoulli,
@@ -110,6 +111,7 @@ __all__ = [
     "temperature_loss",
     "transformed_n_step_targets",
     "unrescale",
+    "value_atoms",
     "vtrace",
     "vtrace_from_logits",
 ]

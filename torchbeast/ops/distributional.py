@@ -9,6 +9,17 @@ from torch.nn import functional
 from torchbeast.ops.q_learning import huber
 
 
+def value_atoms(low: float, high: float, count: int) -> Tensor:
+    """Returns the values [count] between which a categorical distribution of returns is shared.
+
+    Raises:
+        ValueError: ``low`` is not below ``high``.
+    """
+    if not low < high:
+        raise ValueError(f"expected --value_min below --value_max {high:g}, got {low:g}")
+    return torch.linspace(low, high, count)
+
+
 def categorical_projection(
     atoms: Tensor, probabilities: Tensor, reward: Tensor, discount: Tensor
 ) -> Tensor:

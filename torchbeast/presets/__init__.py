@@ -19,7 +19,7 @@ PRESETS = {
     "pqn": pqn.PRESETS,
     "r2d2": r2d2.PRESETS,
     "apex": q_learning.APEX,
-    **dict.fromkeys(["ddpg", "td3", "sac", "d4pg"], continuous.PRESETS),
+    **dict.fromkeys(["d4pg", "ddpg", "sac", "sac_discrete", "td3"], continuous.PRESETS),
     **dict.fromkeys(["c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
 }
 
