@@ -53,6 +53,7 @@ class PolicyMLP(MLP):
         hidden: units of the hidden layers.
         activation: tanh or relu.
         bottleneck: what comes before them, for pictures.
+        bf16: the hidden layers compute in bfloat16.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class PolicyMLP(MLP):
         hidden: Sequence[int],
         activation: str,
         bottleneck: nn.Module | None = None,
+        bf16: bool = False,
     ) -> None:
         super().__init__(features if bottleneck is None else BOTTLENECK, hidden, activation, None)
         self.bottleneck = bottleneck
+        self.bf16 = bf16
         self.last = nn.Linear(self.out_features, outputs)
         self.out_features = outputs
 
@@ -72,7 +75,12 @@ class PolicyMLP(MLP):
         """Returns numbers [..., P] of features [..., F]."""
         if self.bottleneck is not None:
             x = self.bottleneck(x)
-        return functional.linear(super().forward(x), self.last.weight, self.last.bias)
+        if self.bf16:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                x = super().forward(x).float()
+        else:
+            x = super().forward(x)
+        return functional.linear(x, self.last.weight, self.last.bias)
 
 
 class Bottleneck(nn.Sequential):

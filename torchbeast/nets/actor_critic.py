@@ -59,8 +59,8 @@ def build_actor_critic(
     def bottleneck() -> nn.Module | None:
         return Bottleneck(features) if pictures else None
 
-    hidden, activation = config.hidden_sizes, config.activation
-    policy = PolicyMLP(features, outputs, hidden, activation, bottleneck())
+    hidden, activation, bf16 = config.hidden_sizes, config.activation, config.precision == "bf16"
+    policy = PolicyMLP(features, outputs, hidden, activation, bottleneck(), bf16)
     actor: nn.Module = Actor(encoder, policy)
     critics = Critics(
         features,
@@ -71,6 +71,7 @@ def build_actor_critic(
         members,
         layer_norm,
         bottleneck(),
+        bf16,
     )
     if config.normalize_observations:
         actor = Normalised(actor, spec, True, False, 1.0)

@@ -48,7 +48,8 @@ class NetworkConfig:
     normalize_rewards: bool = False
     """Divide rewards by the running deviation of the discounted return."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: the encoder computes in bfloat16 (GPUs, CPUs with AMX); weights stay float32."""
+    """bf16: encoders, and hidden layers of policies with critics, compute in bfloat16 (GPUs, CPUs
+    with AMX); weights stay float32."""
 
 
 def choose(network: str, space: spaces.Space[Any]) -> str:

@@ -27,6 +27,7 @@ class Critics(nn.Module):
         members: K.
         layer_norm: a LayerNorm before each activation.
         bottleneck: what comes before them, for pictures; the critics share it.
+        bf16: the hidden layers compute in bfloat16.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Critics(nn.Module):
         members: int,
         layer_norm: bool = False,
         bottleneck: nn.Module | None = None,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
+        self.bf16 = bf16
         self.activation: Callable[[Tensor], Tensor] = getattr(torch, f"{activation}_")
         self.bottleneck = bottleneck
         before = (features if bottleneck is None else BOTTLENECK) + action_size
@@ -74,10 +77,18 @@ class Critics(nn.Module):
         if action is not None:
             x = torch.cat([x, action], -1)
         x = x.expand(members or self.last.members, *x.shape)
+        if self.bf16:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                x = self._hidden(x, frozen).float()
+        else:
+            x = self._hidden(x, frozen)
+        return self.last.forward(x, frozen)
+
+    def _hidden(self, x: Tensor, frozen: bool) -> Tensor:
         for i, layer in enumerate(self.layers):
             x = layer.forward(x, frozen)  # without the call of the module, as in ``linear``
             x = self.activation(x if self.norms is None else self.norms[i].forward(x, frozen))
-        return self.last.forward(x, frozen)
+        return x
 
 
 class ParallelLinear(nn.Module):
