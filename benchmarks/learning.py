@@ -99,7 +99,7 @@ EXPERIMENTS = {
             ("td3", "Walker2d", 4718.0),
         )
     },
-    "sac-bipedalwalker": Experiment("sac", ("--env", "BipedalWalker-v3"), 3, 1_000_000, 280.0),
+    "sac-bipedalwalker": Experiment("sac", ("--env", "BipedalWalker-v3"), 3, 400_000, 280.0),
     "dqn-lunarlander": Experiment("dqn", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-lunarlander": Experiment("rainbow", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-pong": Experiment("rainbow", ("--env", "PongNoFrameskip-v4"), 3, 1_500_000, 18.0),

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from torchbeast import ops
+from torchbeast.algorithms.target import MovingTarget
+from torchbeast.nets import ActionUnits
+from torchbeast.nets.encoders import box_units
 
 from .golden import TOLERANCE, Case, cases, check
 
@@ -28,6 +32,9 @@ OPERATIONS = (
     "quantile_huber",
     "value_rescale",
     "r2d2_sequence",
+    "sac_tanh_gaussian",
+    "sac_losses",
+    "td3",
     "per",
     "misc",
 )
@@ -311,6 +318,66 @@ def test_r2d2_sequence(case: Case, dtype: torch.dtype) -> None:
     check(loss, case.expected["loss_sum_half_sq"], dtype, "loss_sum_half_sq")
     full = ops.n_step_returns(x["rewards"], discount, p["n"]).full
     assert full.int().tolist() == case.expected["full"]
+
+
+def action_units(case: Case, dtype: torch.dtype) -> ActionUnits:
+    low, high = (case.tensors(dtype)[f"action_{end}"].numpy() for end in ("low", "high"))
+    space = spaces.Box(low, high, dtype=low.dtype.type)
+    units = ActionUnits(space)
+    # Its numbers are float32, as those of networks are: here they are not rounded to that.
+    units.center, units.half_range = (torch.from_numpy(x).to(dtype) for x in box_units(space))
+    return units
+
+
+def test_sac_tanh_gaussian(case: Case, dtype: torch.dtype) -> None:
+    x, units = case.tensors(dtype), action_units(case, dtype)
+    policy = ops.TanhGaussian(x["mean"], x["log_std"])
+    squashed, log_prob = policy.sample_with_log_prob(x["noise"])
+    computed = {
+        "squashed": squashed,
+        "log_prob_squashed": log_prob,
+        "action": units.to_env(squashed),
+        "log_prob_action": log_prob - units.half_range.log().sum(),
+        "deterministic_action": units.to_env(policy.mode()),
+    }
+    for name, value in computed.items():
+        check(value, case.expected[name], dtype, name)
+
+
+def test_sac_losses(case: Case, dtype: torch.dtype) -> None:
+    x, p = case.tensors(dtype), case.params
+    log_alpha = torch.tensor(p["log_alpha"], dtype=dtype, requires_grad=True)
+    alpha, discount = log_alpha.detach().exp(), p["gamma"] * (1 - x["terminated"]).to(dtype)
+    next_q = torch.minimum(x["q1_target_next"], x["q2_target_next"])
+    next_value = ops.soft_value(next_q, x["next_log_prob"], alpha)
+    target = ops.td_target(x["rewards"], discount, next_value)
+    check(target, case.expected["target"], dtype, "target")
+    td = target - torch.stack([x["q1"], x["q2"]])
+    critic_loss = ops.huber(td, None).sum(0).mean()
+    name = "critic_loss_sum_half_mse"
+    check(critic_loss, case.expected[name], dtype, name)
+    value = torch.minimum(x["q1_pi"], x["q2_pi"])
+    actor_loss = -ops.soft_value(value, x["log_prob"], alpha).mean()
+    check(actor_loss, case.expected["actor_loss"], dtype, "actor_loss")
+    loss = ops.temperature_loss(log_alpha, x["log_prob"], p["target_entropy"]).mean()
+    check(loss, case.expected["alpha_loss_log_alpha"], dtype, "alpha_loss_log_alpha")
+    loss.backward()
+    check(log_alpha.grad, case.expected["alpha_grad_log_alpha"], dtype, "alpha_grad_log_alpha")
+
+
+def test_td3(case: Case, dtype: torch.dtype) -> None:
+    x, p = case.tensors(dtype), case.params
+    high = x["action_high"]
+    unit_action = x["target_mu"] / high
+    smoothed = ops.smoothed(unit_action, x["unit_noise"], p["policy_noise"], p["noise_clip"])
+    check(smoothed * high, case.expected["next_action"], dtype, "next_action")
+    discount = p["gamma"] * (1 - x["terminated"]).to(dtype)
+    lower = torch.stack([x["q1_target"], x["q2_target"]]).amin(0)
+    for name, value in {"td3_target": lower, "ddpg_target": x["q1_target"]}.items():
+        check(ops.td_target(x["rewards"], discount, value), case.expected[name], dtype, name)
+    target = MovingTarget(torch.nn.ParameterList([x["target_param"]]), p["tau"])
+    target.follow(torch.nn.ParameterList([x["online_param"]]))
+    check(target.model[0], case.expected["polyak"], dtype, "polyak")
 
 
 def test_per(case: Case, dtype: torch.dtype) -> None:

@@ -123,9 +123,10 @@ class QPolicyGradient(Algorithm):
         self.learns_too(self.actor.policy)
 
     def learns_too(self, part: nn.Module) -> None:
-        """Gives the parameters of ``part`` to the optimizer, too."""
+        """Gives what of ``part`` is learned to the optimizer, too."""
         # All in one group: each costs an update as much as a small product does.
-        self.optimizer.param_groups[0]["params"] += part.parameters()
+        learned = [p for p in part.parameters() if p.requires_grad]
+        self.optimizer.param_groups[0]["params"] += learned
 
     @property
     def actor(self) -> nets.Actor:

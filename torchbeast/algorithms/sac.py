@@ -40,9 +40,8 @@ class SAC(Continuous):
         super().__init__(config, network, spec, total_steps, per_dimension=2)
         entropy = config.target_entropy
         self.target_entropy = -float(self.units.size) if entropy is None else entropy
-        self.temperature = Temperature(config.temperature or config.initial_temperature)
-        if config.temperature is None:
-            self.learns_too(self.temperature)
+        self.temperature = Temperature(config.temperature, config.initial_temperature)
+        self.learns_too(self.temperature)
 
     def answer(self, numbers: Tensor, explore: bool) -> Tensor:
         """Returns an action drawn from the policy; without exploration its median."""
@@ -78,11 +77,18 @@ class SAC(Continuous):
 
 
 class Temperature(nn.Module):
-    """The weight alpha of the entropy, which is exp(log)."""
+    """The weight alpha of the entropy, which is exp(log).
 
-    def __init__(self, initial: float) -> None:
+    Args:
+        fixed: what alpha stays; None: it is learned.
+        initial: where it begins then.
+    """
+
+    def __init__(self, fixed: float | None, initial: float) -> None:
         super().__init__()
-        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+        learned = fixed is None
+        log = torch.tensor(math.log(initial if fixed is None else fixed))
+        self.log = nn.Parameter(log, requires_grad=learned)
 
     def forward(self) -> Tensor:
         """Returns alpha []."""

@@ -40,9 +40,8 @@ class SACDiscrete(QPolicyGradient):
         )
         entropy = config.target_entropy
         self.target_entropy = 0.98 * math.log(n) if entropy is None else entropy
-        self.temperature = sac.Temperature(config.temperature or config.initial_temperature)
-        if config.temperature is None:
-            self.learns_too(self.temperature)
+        self.temperature = sac.Temperature(config.temperature, config.initial_temperature)
+        self.learns_too(self.temperature)
 
     def act(
         self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None

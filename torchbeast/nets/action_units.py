@@ -48,7 +48,7 @@ class ActionUnits(nn.Module):
         """Returns actions [..., *shape] of the environment for vectors [..., D]."""
         scaled = torch.addcmul(self.center, action, self.half_range)
         if len(self.shape) != 1:
-            scaled = scaled.reshape(*action.shape[:-1], *self.shape)
+            scaled = scaled.reshape((*action.shape[:-1], *self.shape))
         return scaled.to(self.dtype)
 
     def from_env(self, action: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ class Critics(nn.Module):
     ) -> Tensor:
         """Returns the numbers [K, B, N] of actions [B, D] at features [B, F].
 
-        ``members`` asks only the first so many. Of ``frozen`` critics the gradient reaches the
-        actions alone.
+        ``members`` asks only the first so many. No gradient reaches the weights of ``frozen``
+        critics.
         """
         x = features
         if self.bottleneck is not None:

@@ -25,7 +25,8 @@ def continuous_pendulum(config: RunConfig) -> RunConfig:
             min_replay_size=1_000,
             discounting=0.98,
             learning_rate=0.001,
-            value_min=-400.0,
+            num_atoms=101,
+            value_min=-500.0,
             value_max=0.0,
         ),
         network=WIDE,
@@ -65,11 +66,12 @@ def continuous_box2d(config: RunConfig) -> RunConfig:
             discounting=0.98,
             target_rate=0.02,
             learning_rate=0.0007,
+            layer_norm=True,
             value_min=-150.0,
             value_max=300.0,
         ),
         network=WIDE,
-        system=dict(total_steps=1_000_000),
+        system=dict(total_steps=500_000, num_envs=16),
     )
 
 
