@@ -109,13 +109,16 @@ class Probe(gymnasium.Env):
     4: action 1 earns 1 and action 0 earns -1. 5: the action must equal the sign of the
     observation. 6: reward 1, truncated after 5 steps, endless in truth. 7: the same, terminated.
     8: the action is a number in [-1, 3], and the reward falls with its distance from 2.
-    9: the reward is 0 or 1, with equal chance.
+    9: the reward is 0 or 1, with equal chance. ``box``: any number in [-2, 4] is the one action of
+    1, 2, 3, 6, 7 and 9.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, box: bool = False) -> None:
         self.number = number
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
         self.action_space: Any = spaces.Discrete(2 if number in (4, 5) else 1)
+        if box:
+            self.action_space = spaces.Box(-2, 4, (1,), np.float32)
         if number == 8:
             self.action_space = spaces.Box(-1, 3, (1,), np.float32)
         self.sign = 1.0
@@ -149,6 +152,98 @@ class Probe(gymnasium.Env):
         return np.array([shown], np.float32)
 
 
+class Bandit(gymnasium.Env):
+    """One step, whose reward falls with the square of the distance from the best action.
+
+    The distance is in units in which the bounds are -1 and 1. ``best`` None: the reward is 1
+    whatever is done. ``sight``: the observation is 1 or -1, and for -1 the best action lies as far
+    from the upper bound as else from the lower one.
+    """
+
+    def __init__(
+        self, low: list[float], high: list[float], best: list[float] | None, sight: bool = False
+    ) -> None:
+        self.low, self.high = np.float32(low), np.float32(high)
+        self.best = None if best is None else np.float32(best)
+        self.sight = sight
+        self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space: Any = spaces.Box(self.low, self.high)
+        self.sign = 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        if self.sight:
+            self.sign = 1.0 if self.np_random.random() < 0.5 else -1.0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action), action
+        reward = 1.0
+        if self.best is not None:
+            best = self.best if self.sign > 0 else self.low + self.high - self.best
+            reward = -float(np.square((action - best) / (self.high - self.low) * 2).sum())
+        return self._obs(), reward, True, False, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.sign if self.sight else 0.0], np.float32)
+
+
+class Regulator(gymnasium.Env):
+    """A linear system x' = A x + B u whose reward is -(x Q x + u R u); endless in truth.
+
+    An episode begins anywhere in the unit cube, and is truncated after ``limit`` steps.
+    """
+
+    A = np.array([[1.0, 0.5], [0.0, 1.0]])
+    B = np.array([[0.0], [1.0]])
+    Q = np.diag([1.0, 0.2])
+    R = np.array([[0.3]])
+
+    def __init__(self, limit: int = 3) -> None:
+        self.limit = limit
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space: Any = spaces.Box(-2.5, 2.5, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.x = self.np_random.uniform(-1, 1, 2)
+        return self.x.astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        reward = -float(self.x @ self.Q @ self.x + action @ self.R @ action)
+        self.x = self.A @ self.x + self.B @ action
+        return self.x.astype(np.float32), reward, False, self.steps == self.limit, {}
+
+
+class Column(gymnasium.Env):
+    """One step; a bright column of a picture, left, amid or right, says the best of -1 .. 1."""
+
+    BEST = (-0.8, 0.0, 0.8)
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 255, (1, 24, 24), np.uint8)
+        self.action_space: Any = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.place = int(self.np_random.integers(3))
+        return self.picture(self.place), {}
+
+    def step(self, action: Any) -> Any:
+        reward = -float((action[0] - self.BEST[self.place]) ** 2)
+        return self.picture(self.place), reward, True, False, {}
+
+    @staticmethod
+    def picture(place: int) -> Any:
+        """Returns the picture [1, 24, 24] with the column at 0, 1 or 2."""
+        picture = np.zeros((1, 24, 24), np.uint8)
+        picture[..., 4 + 6 * place : 8 + 6 * place] = 255
+        return picture
+
+
 def counting(**kwargs: Any) -> gymnasium.Env:
     return CountingEnv(**kwargs)
 
@@ -159,3 +254,15 @@ def fault(**kwargs: Any) -> gymnasium.Env:
 
 def probe(**kwargs: Any) -> gymnasium.Env:
     return Probe(**kwargs)
+
+
+def bandit(**kwargs: Any) -> gymnasium.Env:
+    return Bandit(**kwargs)
+
+
+def regulator(**kwargs: Any) -> gymnasium.Env:
+    return Regulator(**kwargs)
+
+
+def column() -> gymnasium.Env:
+    return Column()

@@ -138,8 +138,9 @@ class QPolicyGradient(Algorithm):
 
         The gradient of the first reaches the encoder. Pictures are moved at random.
         """
-        begin, end = (self._encoded(batch, slice(t, t + 1)) for t in (0, 1))
-        return begin, end.detach()
+        with torch.no_grad():
+            end = self._encoded(batch, slice(1, 2))
+        return self._encoded(batch, slice(0, 1)), end
 
     def rewards_and_discounts(self, batch: Rollout) -> tuple[Tensor, Tensor]:
         """Returns the (n-step) rewards and discounts [B] of transitions."""
