@@ -100,6 +100,9 @@ EXPERIMENTS = {
         )
     },
     "sac-bipedalwalker": Experiment("sac", ("--env", "BipedalWalker-v3"), 3, 400_000, 280.0),
+    "sac_discrete-cartpole": Experiment(
+        "sac_discrete", ("--env", "CartPole-v1"), 3, 100_000, 475.0
+    ),
     "dqn-lunarlander": Experiment("dqn", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-lunarlander": Experiment("rainbow", ("--env", "LunarLander-v3"), 3, 500_000, 200.0),
     "rainbow-pong": Experiment("rainbow", ("--env", "PongNoFrameskip-v4"), 3, 1_500_000, 18.0),

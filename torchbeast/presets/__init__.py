@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from torchbeast.presets import a2c, continuous, impala, ppo, pqn, q_learning, r2d2
+from torchbeast.presets import a2c, impala, ppo, pqn, q_learning, q_policy_gradient, r2d2
 from torchbeast.presets.families import Preset
 
 # Of each algorithm: which preset fits which environment; the first pattern that matches its name.
@@ -19,7 +19,8 @@ PRESETS = {
     "pqn": pqn.PRESETS,
     "r2d2": r2d2.PRESETS,
     "apex": q_learning.APEX,
-    **dict.fromkeys(["d4pg", "ddpg", "sac", "sac_discrete", "td3"], continuous.PRESETS),
+    "sac_discrete": q_policy_gradient.DISCRETE,
+    **dict.fromkeys(["d4pg", "ddpg", "sac", "td3"], q_policy_gradient.PRESETS),
     **dict.fromkeys(["c51", "dqn", "iqn", "qrdqn", "rainbow"], q_learning.PRESETS),
 }
 

@@ -1,10 +1,10 @@
-"""Tuned settings of DDPG, TD3, SAC and D4PG."""
+"""Tuned settings of DDPG, TD3, SAC, D4PG and discrete SAC."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torchbeast.presets.families import BOX2D, DMC, MUJOCO, PENDULUM, Preset, changed
+from torchbeast.presets.families import BOX2D, CLASSIC, DMC, MUJOCO, PENDULUM, Preset, changed
 from torchbeast.runners.config import RunConfig
 
 WIDE: dict[str, Any] = dict(hidden_sizes=(256, 256), activation="relu")
@@ -75,6 +75,25 @@ def continuous_box2d(config: RunConfig) -> RunConfig:
     )
 
 
+def discrete_classic(config: RunConfig) -> RunConfig:
+    """Discrete SAC on classic control: small networks, and a policy that may be sure of itself."""
+    return changed(
+        config,
+        algorithm=dict(
+            batch_size=64,
+            replay_size=100_000,
+            min_replay_size=1_000,
+            replay_ratio=64.0,
+            n_step=3,
+            target_rate=0.01,
+            learning_rate=0.0007,
+            target_entropy=0.2,
+        ),
+        network=dict(hidden_sizes=(128, 128), activation="relu"),
+        system=dict(total_steps=100_000, num_envs=4),
+    )
+
+
 def _known(config: RunConfig, **settings: Any) -> dict[str, Any]:
     """Returns those of ``settings`` that the algorithm has: only D4PG has atoms."""
     return {k: v for k, v in settings.items() if hasattr(config.algorithm, k)}
@@ -87,3 +106,4 @@ PRESETS: list[tuple[str, Preset]] = [
     (DMC, continuous_dmc),
     (r"", continuous),
 ]
+DISCRETE: list[tuple[str, Preset]] = [(CLASSIC, discrete_classic), (r"", continuous)]
