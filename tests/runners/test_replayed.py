@@ -12,7 +12,21 @@ import torch
 from runners.test_run import PROBES, digest, make, rows, train
 
 from torchbeast import nets
-from torchbeast.algorithms import apex, c51, dqn, iqn, pqn, qrdqn, r2d2, rainbow
+from torchbeast.algorithms import (
+    apex,
+    c51,
+    d4pg,
+    ddpg,
+    dqn,
+    iqn,
+    pqn,
+    qrdqn,
+    r2d2,
+    rainbow,
+    sac,
+    sac_discrete,
+    td3,
+)
 from torchbeast.data import Rollout
 from torchbeast.data.replay import Replay
 from torchbeast.runners.checks import ConfigError
@@ -37,6 +51,16 @@ REPLAYED: dict[str, Any] = {
     "apex": apex.Config(**SMALL, replay_ratio=2.0),
     "r2d2": r2d2.Config(**SMALL, replay_ratio=4.0, burn_in=2, sequence_length=6, n_step=2),
 }
+# Of a policy and critics; the first of them act on numbers.
+TRACKING: dict[str, Any] = {k: v for k, v in SMALL.items() if k != "target_interval"}
+CONTINUOUS: dict[str, Any] = {
+    "ddpg": ddpg.Config(**TRACKING, replay_ratio=2.0),
+    "d4pg": d4pg.Config(**TRACKING, replay_ratio=2.0, n_step=2),
+    "td3": td3.Config(**TRACKING, replay_ratio=2.0),
+    "sac": sac.Config(**TRACKING, replay_ratio=2.0),
+}
+SAC_DISCRETE = sac_discrete.Config(**TRACKING, replay_ratio=2.0)
+REPLAYED |= CONTINUOUS | {"sac_discrete": SAC_DISCRETE}
 STEPS = 240
 
 
@@ -47,6 +71,8 @@ def config(path: pathlib.Path, name: str, steps: int = STEPS, **groups: Any) -> 
     system = {"total_steps": steps, "num_envs": 2, **groups.pop("system", {})}
     if "num_actors" in system:
         system["num_envs"] = 0
+    if name in CONTINUOUS:
+        groups = {"env": {"env": "Pendulum-v1"}, **groups}
     return make(path, learned=learned, system=system, **groups)
 
 
@@ -54,8 +80,11 @@ def weights(path: pathlib.Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path / "run").model
 
 
-# IQN and noisy networks draw random numbers in updates too, which acting elsewhere does not see.
-@pytest.mark.parametrize("name", ["dqn", "c51", "qrdqn", "apex", "r2d2"])
+# IQN, noisy networks, SAC and TD3 draw random numbers in updates too, which acting elsewhere does
+# not see.
+@pytest.mark.parametrize(
+    "name", ["dqn", "c51", "qrdqn", "apex", "r2d2", "ddpg", "d4pg", "sac_discrete"]
+)
 def test_serial_equals_async_by_turns(tmp_path: pathlib.Path, name: str) -> None:
     for shape, system in [
         ("serial", {}),
@@ -72,7 +101,11 @@ TAKING_TURNS = {"num_actors": 2, "envs_per_actor": 2, "env_groups": 2}
 
 @pytest.mark.parametrize(
     ("name", "system"),
-    [*((name, TAKING_TURNS) for name in REPLAYED), ("r2d2", {"num_learners": 2})],
+    [
+        *((name, TAKING_TURNS) for name in REPLAYED if name not in ("ddpg", "td3", "sac_discrete")),
+        ("r2d2", {"num_learners": 2}),
+        ("sac", {"num_actors": 1, "envs_per_actor": 2}),
+    ],
     ids=str,
 )
 def test_the_replay_ratio_is_kept_in_every_way_of_running(
@@ -137,7 +170,7 @@ def test_a_replay_learns_from_every_kind_of_environment(tmp_path: pathlib.Path) 
     assert len(torch.cat(seen).unique()) == 6
 
 
-@pytest.mark.parametrize("name", ["dqn", "rainbow", "r2d2"])
+@pytest.mark.parametrize("name", ["dqn", "rainbow", "r2d2", "sac", "td3"])
 def test_a_resumed_run_with_its_replay_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, name: str
 ) -> None:
@@ -232,6 +265,12 @@ def test_learners_with_actors_stay_equal(tmp_path: pathlib.Path) -> None:
     learned = {"learning_rate_schedule": "linear"}
     run = config(tmp_path, "dqn", 900, system=system, learned=learned)
     watched = f"{pathlib.Path(__file__).with_name('equal_learners.py')}:Watched"
+    assert train(dataclasses.replace(run, algo=watched)).exit_code == 0
+
+
+def test_learners_with_half_the_batch_equal_one_with_all(tmp_path: pathlib.Path) -> None:
+    run = config(tmp_path, "ddpg", 120, system={"num_learners": 2, "num_envs": 4})
+    watched = f"{pathlib.Path(__file__).with_name('equal_learners.py')}:WatchedDDPG"
     assert train(dataclasses.replace(run, algo=watched)).exit_code == 0
 
 
