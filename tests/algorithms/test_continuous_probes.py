@@ -168,11 +168,9 @@ def test_the_gain_of_a_linear_quadratic_regulator(name: str) -> None:
 ODD = {"low": [-3.0, 10.0], "high": [0.5, 30.0]}
 
 
-@BOX
+@pytest.mark.parametrize("name", ["td3", "sac"])
 def test_an_optimum_near_odd_bounds(name: str) -> None:
-    # Critics draw D4PG's policy to the bounds at first, from where tanh is slow to come back.
-    changes = {"learning_rate_schedule": "constant"} if name == "d4pg" else {}
-    algorithm, _ = solve(name, "bandit", ODD | {"best": [0.0, 13.0]}, 1_200, **changes)
+    algorithm, _ = solve(name, "bandit", ODD | {"best": [0.0, 13.0]}, 1_000)
     low, high, best = (np.array(x) for x in (ODD["low"], ODD["high"], [0.0, 13.0]))
     found = algorithm.units.to_env(answer(algorithm, [[0.0]]))[0].numpy()
     assert (found - best) / (high - low) * 2 == pytest.approx([0.0, 0.0], abs=0.15)
@@ -250,20 +248,18 @@ def test_discrete_actions_that_must_look() -> None:
     assert q.tolist() == [pytest.approx([1, -1], abs=0.1), pytest.approx([-1, 1], abs=0.1)]
 
 
-@pytest.mark.parametrize("random_shift", [0, 2])
-def test_a_picture_says_what_is_best(random_shift: int) -> None:
+def test_a_picture_says_what_is_best() -> None:
     network = NetworkConfig(network="drq", hidden_sizes=(64,), activation="relu")
     changes: dict[str, Any] = dict(
         batch_size=32, replay_ratio=32.0, min_replay_size=100, learning_rate=0.001
     )
     changes["learning_rate_schedule"] = "constant"
-    algorithm, _ = solve("sac", "column", {}, 400, network, random_shift=random_shift, **changes)
+    algorithm, _ = solve("sac", "column", {}, 400, network, random_shift=2, **changes)
     found = answer(algorithm, np.stack([Column.picture(k) for k in range(3)]))
     assert found[:, 0].tolist() == pytest.approx(Column.BEST, abs=0.3)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac"])
-def test_all_options_at_once(name: str) -> None:
+def test_all_options_at_once() -> None:
     changes = dict(layer_norm=True, prioritized=True, n_step=3)
-    algorithm, _ = solve(name, "bandit", ODD | {"best": [0.0, 13.0]}, 1_000, **changes)
+    algorithm, _ = solve("td3", "bandit", ODD | {"best": [0.0, 13.0]}, 1_000, **changes)
     assert answer(algorithm, [[0.0]])[0].tolist() == pytest.approx([0.714, -0.7], abs=0.15)
