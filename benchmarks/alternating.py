@@ -96,7 +96,7 @@ def side(
 ) -> tuple[Callable[[], int], LocalSource]:
     """Returns a function that acts for a batch and returns its steps, and what it acts with."""
     make = functools.partial(envs.make, config, num_threads=arguments.threads)
-    env = in_groups(make, groups, arguments.B, 0)
+    env = in_groups([make] * groups, arguments.B, 0)
     algorithm = make_algorithm(env.spec, network, arguments)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights)

@@ -1,4 +1,4 @@
-"""The `torchbeast` command: train, resume, eval, play, list, bench, plot."""
+"""The `torchbeast` command: train, resume, eval, play, list, bench, plot, serve."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ USAGE = """usage: torchbeast COMMAND [...]
   plot RUN [RUN ...]        learning curves as a PNG, several seeds with an interval
   list [WHAT]               runs, environments, algorithms, presets or networks
   bench [flags]             speed of environment, forward pass, update, and all together
+  serve [flags]             environments for runs elsewhere, which name it by --env_servers
 
 RUN is an xpid in --savedir (~/logs/torchbeast), a path, or `latest`."""
 

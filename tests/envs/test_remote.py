@@ -125,8 +125,8 @@ def test_two_streams_have_environments_of_their_own(address: str) -> None:
 
 def test_groups_that_take_turns(address: str) -> None:
     with served(COUNTING, address):
-        here = in_groups(lambda n, seed: envs.make(COUNTING, n, seed), 2, 4, 7)
-        there = in_groups(lambda n, seed: RemoteEnv(address, n, seed), 2, 4, 7)
+        here = in_groups([lambda n, seed: envs.make(COUNTING, n, seed)] * 2, 4, 7)
+        there = in_groups([lambda n, seed: RemoteEnv(address, n, seed)] * 2, 4, 7)
         assert equal(stream(there, 20), stream(here, 20))
         assert there.episodes() == here.episodes()
         there.close()

@@ -278,21 +278,21 @@ def test_groups_are_made_with_seeds_of_their_own_or_not_at_all() -> None:
         return made[-1][1]
 
     fails_at = 9
-    assert isinstance(in_groups(make_env, 1, B, 7), StreamEnv)
+    assert isinstance(in_groups([make_env], B, 7), StreamEnv)
     assert made.pop()[0] == 7
-    env = in_groups(make_env, 4, B, 7)
+    env = in_groups([make_env] * 4, B, 7)
     assert (env.num_envs, len({seed for seed, _ in made})) == (B, 4)
     seeds = [seed for seed, _ in made]
     env.close()
     assert all(group.closed for _, group in made)
     assert [group.name for _, group in made] == [f"stream [0], group {i}" for i in range(4)]
     made.clear()
-    in_groups(make_env, 4, B, 7)
+    in_groups([make_env] * 4, B, 7)
     assert [seed for seed, _ in made] == seeds
     made.clear()
     fails_at = 2
     with pytest.raises(OSError, match="Pitfull"):
-        in_groups(make_env, 4, B, 7)
+        in_groups([make_env] * 4, B, 7)
     assert [group.closed for _, group in made] == [True, True]
 
 

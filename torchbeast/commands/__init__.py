@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torchbeast.commands.bench import bench
 from torchbeast.commands.evaluate import evaluate, play
+from torchbeast.commands.serve import serve
 from torchbeast.commands.show import list_, plot
 from torchbeast.commands.train import resume, train
 
@@ -16,5 +17,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "play": play,
     "plot": plot,
     "bench": bench,
+    "serve": serve,
     "list": list_,
 }

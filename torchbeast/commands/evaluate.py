@@ -126,7 +126,7 @@ def load_agent(path: Path, best: bool = False) -> tuple[Algorithm, RunConfig, in
     chosen = checkpoint.best(path) if best else None
     saved = checkpoint.load(chosen or path)
     try:
-        algorithm = make_algorithm(config, envs.spec(config.env), 1)
+        algorithm = make_algorithm(config, envs.spec(_evaluated(config)), 1)
         algorithm.model.load_state_dict(saved.model)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -156,4 +156,5 @@ def games_of(
 
 
 def _evaluated(config: RunConfig) -> envs.EnvConfig:
-    return dataclasses.replace(config.env, life_loss=False, env_workers=0)
+    # Servers of the run may be gone: what they served has the same name here.
+    return dataclasses.replace(config.env, life_loss=False, env_workers=0, env_servers=())

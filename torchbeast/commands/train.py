@@ -21,7 +21,10 @@ from torchbeast.tools import checkpoint, run_directory
 from torchbeast.tools.run_directory import RunDirectory, expand, find_run
 
 # Settings of environment and network that a run may be continued with others of.
-NOT_SHAPES = ("env_workers", "env_threads", "precision")
+NOT_SHAPES = (
+    *("env_workers", "env_threads", "env_servers", "env_token", "env_certificate"),
+    "precision",
+)
 
 
 def train(arguments: Sequence[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchbeast.data import EnvSpec
 from torchbeast.envs import atari, registry
 from torchbeast.envs.gym import GymEnv, spec_of
@@ -34,7 +36,7 @@ def make(
     num_threads: int | None = None,
     render: bool = False,
 ) -> VectorEnv:
-    """Returns ``num_envs`` environments, not yet reset.
+    """Returns ``num_envs`` environments, not yet reset; those of servers are of the first one.
 
     Args:
         config: which environments, and what steps them.
@@ -49,6 +51,10 @@ def make(
     """
     if num_envs < 1:
         raise ValueError(f"expected at least one environment, got --num_envs={num_envs}")
+    if config.env_servers:
+        token, certificate = config.env_token, config.env_certificate
+        address = config.env_servers[0]
+        return _remote().RemoteEnv(address, num_envs, seed, token, tls=certificate)
     threads = config.env_threads if num_threads is None else num_threads
     if config.env_backend == "envpool":
         from torchbeast.envs.envpool import EnvpoolEnv
@@ -73,7 +79,10 @@ def make(
 
 
 def spec(config: EnvConfig) -> EnvSpec:
-    """Returns what one environment shows and takes; makes one and closes it."""
+    """Returns what one environment shows and takes; makes one and closes it, or asks a server."""
+    if config.env_servers:
+        token, certificate = config.env_token, config.env_certificate
+        return _remote().spec(config.env_servers[0], token, tls=certificate)
     native = _native_atari(config) or registry.native_vector(config) is not None
     if config.env_backend == "envpool" or native:
         vector = make(config, 1, 0, num_threads=1)
@@ -83,6 +92,16 @@ def spec(config: EnvConfig) -> EnvSpec:
     result = spec_of(env)
     env.close()
     return result
+
+
+def _remote() -> Any:
+    try:
+        from torchbeast.envs import remote
+    except ModuleNotFoundError as error:
+        raise UnknownEnvironment(
+            f'--env_servers needs a package: {error}; pip install "torchbeast[polybeast]"'
+        ) from error
+    return remote
 
 
 def _native_atari(config: EnvConfig) -> bool:

@@ -78,6 +78,13 @@ class EnvConfig:
     action_mask: Literal["obs", "info"] = "obs"
     """Where the mask of allowed actions is, if any: in a Dict observation, or in Gymnasium's
     `info`; under `action_mask` either way."""
+    env_servers: tuple[str, ...] = ()
+    """Addresses of environment servers (`torchbeast serve`), `unix:/path` or `host:port`, which
+    step a share each; `env` says what they serve, for presets and titles."""
+    env_token: str | None = None
+    """A file with the token that the servers want."""
+    env_certificate: str | None = None
+    """A file (PEM) with the certificate that proves them; without it nothing is encrypted."""
     factory: Annotated[Callable[..., gymnasium.Env[Any, Any]] | None, tyro.conf.Suppress] = None
     """A function that makes one environment, from Python; in place of `env`."""
 

@@ -128,18 +128,18 @@ def make_actor(
 
 
 def in_groups(
-    make: Callable[[int, int], VectorEnv], groups: int, num_envs: int, seed: int
+    makes: Sequence[Callable[[int, int], VectorEnv]], num_envs: int, seed: int
 ) -> VectorEnv:
-    """Returns ``num_envs`` environments that ``make(num_envs, seed)`` makes, in so many groups.
+    """Returns ``num_envs`` environments in groups, one of each ``make(num_envs, seed)``.
 
-    The groups share no random numbers; one group is what ``make`` alone returns.
+    The groups share no random numbers; one group is what its ``make`` alone returns.
     """
-    if groups == 1:
-        return make(num_envs, seed)
+    if len(makes) == 1:
+        return makes[0](num_envs, seed)
     with contextlib.ExitStack() as stack:
         made = []
-        for group_seed in env_seeds(seed, groups):
-            made.append(make(num_envs // groups, group_seed))
+        for make, group_seed in zip(makes, env_seeds(seed, len(makes)), strict=True):
+            made.append(make(num_envs // len(makes), group_seed))
             stack.callback(made[-1].close)
         stack.pop_all()
     return EnvGroups(made)

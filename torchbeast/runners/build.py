@@ -155,11 +155,18 @@ def _actors(
 def _make_envs(config: RunConfig, num_threads: int) -> Callable[[int, int], envs.VectorEnv]:
     """Returns the function of (num_envs, seed) that makes environments in --env_groups.
 
-    Each group has all of the threads: it steps while the others are answered or wait.
+    Each group has all of the threads: it steps while the others are answered or wait. Each
+    environment server has groups of its own.
     """
     threads = config.env.env_threads or num_threads
-    make = functools.partial(envs.make, config.env, num_threads=threads)
-    return functools.partial(in_groups, make, config.system.env_groups)
+    servers = config.env.env_servers
+    places = [dataclasses.replace(config.env, env_servers=(server,)) for server in servers]
+    makes = [
+        functools.partial(envs.make, place, num_threads=threads)
+        for place in places or [config.env]
+        for _ in range(config.system.env_groups)
+    ]
+    return functools.partial(in_groups, makes)
 
 
 def _cores() -> int:

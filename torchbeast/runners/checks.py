@@ -116,10 +116,17 @@ def _check_shares(config: RunConfig, needs: Needs) -> None:
         check_divides(needs.batch_size, columns)
         _check_lag(needs, columns)
     groups, workers = system.env_groups, config.env.env_workers
-    if columns % groups:
+    servers = len(config.env.env_servers)
+    if columns % (groups * max(1, servers)):
+        what = f"{groups} for each of {servers} --env_servers" if servers else str(groups)
         raise ValueError(
-            f"expected --env_groups to divide the {columns} environments, got {groups}; change "
+            f"expected --env_groups to divide the {columns} environments, got {what}; change "
             f"--env_groups, --num_envs or --envs_per_actor"
+        )
+    if servers and workers:
+        raise ValueError(
+            f"expected no --env_workers with --env_servers, got {workers}; give them to "
+            f"`torchbeast serve`"
         )
     if workers < 0 or (workers and columns // groups % workers):
         what = f"{columns // groups} environments"
