@@ -283,7 +283,8 @@ def test_then_the_policy_acts_and_evaluation_is_its_middle(name: str) -> None:
         return
     middle = numbers.chunk(2, -1)[0] if name == "sac" else numbers
     torch.testing.assert_close(evaluated, algorithm.units.to_env(middle.tanh()).detach())
-    noisy = ops.explored(middle.tanh(), {"d4pg": 0.3}.get(name, 0.1))
+    noise = torch.randn_like(middle)
+    noisy = ops.explored(middle.tanh(), noise, {"d4pg": 0.3}.get(name, 0.1))
     torch.manual_seed(6)
     expected = squashed(numbers).sample() if name == "sac" else noisy
     # The second dimension is 0.2 wide and lies at 1.8: float32 keeps six digits of it.

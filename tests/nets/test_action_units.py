@@ -93,7 +93,7 @@ def test_gradients_pass_and_nothing_is_saved():
         (spaces.MultiDiscrete([2, 2]), r"of floats, got MultiDiscrete.*ppo for others"),
         (spaces.Box(0, 9, (2,), np.int64), r"Box actions of floats, got Box.*int64.*wrap"),
         (spaces.Dict({"a": spaces.Box(-1, 1)}), r"of floats, got Dict.*or wrap the environment"),
-        (spaces.Box(-np.inf, np.inf, (2,)), r"lower and a higher bound each, got.*RescaleAction"),
+        (spaces.Box(-np.inf, np.inf, (2,)), r"lower and a higher bound each, got.*TransformAction"),
         (spaces.Box(0, np.inf, (2,)), r"lower and a higher bound each, got.*or use ppo"),
         (spaces.Box(-np.inf, 0, (2,)), r"lower and a higher bound each"),
         (spaces.Box(np.array([-1, 2]), np.array([1, 2]), dtype=np.float32), r"higher bound each"),

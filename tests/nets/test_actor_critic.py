@@ -12,9 +12,9 @@ from torch.nn import functional
 from torchbeast.data import EnvSpec
 from torchbeast.data.replay import FrameStack
 from torchbeast.nets import (
-    Actor,
     NetworkConfig,
     Normalised,
+    PolicyNet,
     build_actor_critic,
     is_recurrent,
     observe,
@@ -50,8 +50,8 @@ def convolutions(model):
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_shapes_and_gradients_of_every_space(observation, layer_norm):
     spec = EnvSpec(OBSERVATIONS[observation], BOX)
-    model, critics = make(spec, layer_norm=layer_norm)
-    assert isinstance(model, Actor)
+    model, critics, _ = make(spec, layer_norm=layer_norm)
+    assert isinstance(model, PolicyNet)
     assert not is_recurrent(model)
     assert model.initial_state(2) == ()
     rows = sample_rows(spec, 3, 2)
@@ -69,7 +69,7 @@ def test_shapes_and_gradients_of_every_space(observation, layer_norm):
 
 
 def test_the_mlp_equals_its_definition():
-    model, critics = make(config={"hidden_sizes": (8, 5), "activation": "relu"})
+    model, critics, _ = make(config={"hidden_sizes": (8, 5), "activation": "relu"})
     assert not list(model.encoder.parameters())
     rows = sample_rows(VECTOR, 3, 2)
     weights = list(model.policy.parameters())
@@ -78,22 +78,24 @@ def test_the_mlp_equals_its_definition():
     x = functional.linear(torch.relu(functional.linear(x, *weights[2:4])), *weights[4:])
     torch.testing.assert_close(model(rows, ())[0], x, **CLOSE)
     assert count(critics) == 2 * ((4 + 3 + 1) * 8 + 9 * 5 + 6 * 4)
-    linear, linear_critics = make(config={"hidden_sizes": ()})
+    linear, linear_critics, _ = make(config={"hidden_sizes": ()})
     assert count(linear) == 5 * 6
     assert count(linear_critics) == 2 * 8 * 4
 
 
 def test_critics_of_all_actions_at_once_see_none():
-    model, critics = make(EnvSpec(VECTOR.observation, spaces.Discrete(5)), action_size=0, numbers=5)
+    model, critics, _ = make(
+        EnvSpec(VECTOR.observation, spaces.Discrete(5)), action_size=0, numbers=5
+    )
     features, _ = model(sample_rows(VECTOR, 1, 7), (), encode=True)
     assert critics(features[0], None).shape == (2, 7, 5)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_a_layer_norm_is_the_critics_alone(layer_norm):
-    model, critics = make(layer_norm=layer_norm)
+    model, critics, _ = make(layer_norm=layer_norm)
     assert (critics.norms is not None) == layer_norm
-    assert model.policy.norms is None
+    assert model.policy.hidden.norms is None
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_layer_norm_is_the_critics_alone(layer_norm):
     ],
 )
 def test_which_convolutions(network, action, expected):
-    model, _ = make(EnvSpec(FRAMES.observation, action), {"network": network})
+    model, _, _ = make(EnvSpec(FRAMES.observation, action), {"network": network})
     found = [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions(model)]
     assert found == expected
     assert convolutions(model) == convolutions(model.encoder)
@@ -114,7 +116,7 @@ def test_which_convolutions(network, action, expected):
 
 def test_pictures_equal_their_definition():
     """DrQ: four convolutions, and for policy and critics a bottleneck of its own each."""
-    model, critics = make(FRAMES, {"hidden_sizes": (9,)})
+    model, critics, _ = make(FRAMES, {"hidden_sizes": (9,)})
     rows = sample_rows(FRAMES, 1, 3)
     x = rows.obs[0] / 255
     for layer in convolutions(model):
@@ -128,7 +130,7 @@ def test_pictures_equal_their_definition():
         return torch.tanh(norm(linear(x)))
 
     policy = model.policy
-    hidden = torch.tanh(policy.layers[0](few(policy.bottleneck)))
+    hidden = torch.tanh(policy.hidden.layers[0](few(policy.bottleneck)))
     torch.testing.assert_close(model(rows, ())[0][0], policy.last(hidden), **CLOSE)
     action = torch.randn(3, 3)
     together = torch.cat([few(critics.bottleneck), action], -1)
@@ -140,7 +142,7 @@ def test_pictures_equal_their_definition():
 
 def test_frame_stacks_are_stacked():
     spec = EnvSpec(spaces.Dict({"view": ATARI, "speed": spaces.Box(-9, 9, (4, 1))}), BOX)
-    model, _ = make(spec, {"network": "shallow", "normalize_observations": True})
+    model, _, _ = make(spec, {"network": "shallow", "normalize_observations": True})
     frames = {"view": torch.randint(0, 256, (9, 84, 84), dtype=torch.uint8)}
     frames["speed"] = torch.randn(9, 1)
     index = torch.randint(0, 9, (2, 3, 4))
@@ -163,9 +165,9 @@ def test_the_share_of_random_actions_travels_with_the_weights():
 
 
 def test_normalised_observations():
-    model, _ = make(config={"normalize_observations": True})
+    model, _, _ = make(config={"normalize_observations": True})
     assert isinstance(model, Normalised)
-    assert isinstance(unwrapped(model), Actor)
+    assert isinstance(unwrapped(model), PolicyNet)
     rows = sample_rows(VECTOR, 400, 2)
     rows.obs.mul_(3).add_(torch.tensor([5.0, 0.0, -9.0, 100.0]))
     before, state = model(rows, ())
@@ -189,6 +191,36 @@ def test_bf16_stays_near_and_answers_floats():
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0.02)
 
 
+def test_bf16_reaches_convolutions_and_bottlenecks_but_no_last_layer():
+    model, critics, _ = make(FRAMES, {"precision": "bf16"})
+    seen = {}
+    parts = [*convolutions(model), *model.policy.modules(), *critics.modules()]
+    for part in parts:
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.register_forward_hook(lambda part, _, out: seen.update({part: out.dtype}))
+    rows = sample_rows(FRAMES, 1, 2)
+    numbers, _ = model(rows, ())
+    features, _ = model(rows, (), encode=True)
+    q = critics(features[0], torch.randn(2, 3))
+    assert numbers.dtype == features.dtype == q.dtype == torch.float32
+    assert seen.pop(model.policy.last) == torch.float32
+    assert len(seen) == 4 + 2
+    assert set(seen.values()) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("observation", "network", "expected"),
+    [
+        (FRAMES.observation, "auto", True),
+        (FRAMES.observation, "mlp", False),
+        (spaces.Box(0, 10, (19, 19, 3), np.uint8), "auto", False),  # a grid of codes, not a picture
+        (VECTOR.observation, "auto", False),
+    ],
+)
+def test_what_is_a_picture(observation, network, expected):
+    assert make(EnvSpec(observation, BOX), {"network": network}).pictures == expected
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(code, old="", new=""):
@@ -200,7 +232,7 @@ def write(tmp_path):
 
 
 def test_a_users_encoder(write):
-    model, critics = make(OWN, {"network": write(ENCODER), "hidden_sizes": (8,)})
+    model, critics, _ = make(OWN, {"network": write(ENCODER), "hidden_sizes": (8,)})
     assert model.policy.bottleneck is None
     assert critics.bottleneck is None
     assert critics.layers[0].weight.shape == (2, 5 + 3, 8)
@@ -220,6 +252,9 @@ def test_what_does_not_fit_is_one_clear_error():
         make(config={"use_lstm": True})
     with pytest.raises(ValueError, match=r"no --normalize_rewards .*--reward_scale"):
         make(config={"normalize_rewards": True})
+    for wrong in ({"state_dependent_std": True}, {"log_std_init": -1.0}):
+        with pytest.raises(ValueError, match="no --state_dependent_std or --log_std_init"):
+            make(config=wrong)
     with pytest.raises(ValueError, match="expected image observations for --network drq"):
         make(config={"network": "drq"})
     small = EnvSpec(spaces.Box(0, 255, (3, 15, 15), np.uint8), BOX)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchbeast.nets.actor import Bottleneck
 from torchbeast.nets.critics import Critics, ParallelLinear
+from torchbeast.nets.policy import Bottleneck
 
 F64 = torch.float64
 B, F, D, K = 7, 5, 2, 3

@@ -287,7 +287,7 @@ def test_the_hidden_layer_behind_wide_features_is_narrower(write):
 
 def test_what_does_not_fit_is_one_clear_error(write):
     for action in (spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2,))):
-        with pytest.raises(ValueError, match=r"expected Discrete actions.*got.*\(ppo, impala"):
+        with pytest.raises(ValueError, match=r"expected Discrete actions.*got.*\(ppo, sac"):
             make(EnvSpec(VECTOR.observation, action))
     with pytest.raises(ValueError, match="no --normalize_rewards with Q-learning"):
         make(config={"normalize_rewards": True})

@@ -61,7 +61,7 @@ def test_the_temperature_rises_where_entropy_lacks(entropy: float, way: int) -> 
 
 def test_exploring_adds_normal_noise_within_the_bounds() -> None:
     action = torch.tensor([-0.95, 0.0, 0.6]).expand(50_000, 3)
-    explored = ops.explored(action, 0.2)
+    explored = ops.explored(action, torch.randn_like(action), 0.2)
     assert explored.min() == -1
     assert explored.max() == 1
     assert explored[:, 1].std().item() == pytest.approx(0.2, rel=0.02)
@@ -69,7 +69,7 @@ def test_exploring_adds_normal_noise_within_the_bounds() -> None:
     # 0.05 is a quarter of the deviation, so 40 % of the draws lie beyond the bound.
     assert (explored[:, 0] == -1).float().mean().item() == pytest.approx(0.4013, abs=0.01)
     assert torch.equal(action, torch.tensor([-0.95, 0.0, 0.6]).expand(50_000, 3))
-    assert torch.equal(ops.explored(action, 0.0), action)
+    assert torch.equal(ops.explored(action, torch.randn_like(action), 0.0), action)
 
 
 @pytest.mark.parametrize(("deviation", "clip"), [(0.2, 0.5), (1.0, 0.1), (0.3, 3.0), (0.0, 0.5)])

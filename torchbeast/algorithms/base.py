@@ -163,7 +163,8 @@ class Algorithm(ABC):
         Raises:
             Diverged: that happened too often in a row.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        given = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for p in given if p.requires_grad]  # a user may have frozen some
         for p in parameters:
             p.grad = None
         loss.backward(inputs=parameters)  # and no others: a policy's loss passes its critics

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import Tensor
-
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
 from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
@@ -42,11 +40,6 @@ class D4PG(Continuous):
         self.atoms = ops.value_atoms(config.value_min, config.value_max, config.num_atoms)
         super().__init__(config, network, spec, total_steps, members=1, numbers=config.num_atoms)
         self.target_policy = MovingTarget(self.actor.policy, config.target_rate)
-
-    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
-        """Returns the policy's action, with noise if it explores."""
-        action = numbers.tanh()
-        return ops.explored(action, self.config.exploration_noise) if explore else action
 
     def update(self, batch: Rollout, steps: int) -> Update:
         """One step: the critic towards r + gamma Z'(s', mu'(s')), the policy up E Z(s, mu(s))."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import Tensor
-
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
 from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
@@ -32,11 +30,6 @@ class DDPG(Continuous):
         super().__init__(config, network, spec, total_steps, members=1)
         self.target_policy = MovingTarget(self.actor.policy, config.target_rate)
 
-    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
-        """Returns the policy's action, with noise if it explores."""
-        action = numbers.tanh()
-        return ops.explored(action, self.config.exploration_noise) if explore else action
-
     def update(self, batch: Rollout, steps: int) -> Update:
         """One step: the critic towards r + gamma Q'(s', mu'(s')), the policy up Q(s, mu(s))."""
         now, nxt = self.features(batch)
@@ -51,7 +44,9 @@ class DDPG(Continuous):
         now = now.detach()
         policy_loss = -self.critics(now, self.actor.policy(now).tanh(), frozen=True)[0, :, 0]
 
-        update = self.learn(critic_loss + policy_loss, td, steps, q=q.mean())
+        surprise = td.abs()
+        told = dict(q=q.mean(), td_error=surprise.mean())
+        update = self.learn(critic_loss + policy_loss, surprise, steps, **told)
         self.target.follow(self.critics)
         self.target_policy.follow(self.actor.policy)
         return update

@@ -8,7 +8,6 @@ loss is.
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -54,7 +53,7 @@ class Settings:
     """Largest global norm of a gradient; None: any."""
     layer_norm: bool = False
     """A LayerNorm before each activation of the critics: they then stand many updates per step
-    (--replay_ratio), as DroQ and CrossQ have shown."""
+    (--replay_ratio), as DroQ has shown."""
     prioritized: bool = False
     """Draw what was surprising more often."""
     priority_exponent: float = 0.6
@@ -104,7 +103,7 @@ class QPolicyGradient(Algorithm):
             config.priority_exponent if config.prioritized else None,
             0 if config.take_turns else None,
         )
-        self.model, self.critics = nets.build_actor_critic(
+        self.model, self.critics, pictures = nets.build_actor_critic(
             network,
             spec,
             outputs=outputs,
@@ -113,13 +112,13 @@ class QPolicyGradient(Algorithm):
             numbers=numbers,
             layer_norm=config.layer_norm,
         )
-        self.shift = nets.RandomShift(spec.observation, config.random_shift)
+        self.shift = nets.RandomShift(spec.observation, config.random_shift if pictures else 0)
         self.target = MovingTarget(self.critics, config.target_rate)
         # The encoder learns from the critics alone (DrQ): policies learn too little about pictures.
-        judging = [*self.critics.parameters(), *self.actor.encoder.parameters()]
         self.optimizer = ops.make_optimizer(
-            "adam", judging, config.learning_rate, epsilon=config.epsilon
+            "adam", self.critics.parameters(), config.learning_rate, epsilon=config.epsilon
         )
+        self.learns_too(self.actor.encoder)
         self.learns_too(self.actor.policy)
 
     def learns_too(self, part: nn.Module) -> None:
@@ -129,7 +128,7 @@ class QPolicyGradient(Algorithm):
         self.optimizer.param_groups[0]["params"] += learned
 
     @property
-    def actor(self) -> nets.Actor:
+    def actor(self) -> nets.PolicyNet:
         """Returns the model without what normalises observations for it."""
         return nets.unwrapped(self.model)  # type: ignore[return-value]
 
@@ -155,11 +154,11 @@ class QPolicyGradient(Algorithm):
         beta = ops.linear(steps, self.total_steps, c.importance_exponent, 1.0)
         return loss * ops.importance_weights(batch.extras["oversampling"][0], beta)
 
-    def learn(self, loss: Tensor, td_error: Tensor, steps: int, **metrics: Tensor) -> Update:
+    def learn(self, loss: Tensor, surprise: Tensor, steps: int, **metrics: Tensor) -> Update:
         """Returns the update after a gradient step on losses [B] of critics and policy together.
 
         Each part learns from what its own loss says of it: the policy's must not reach the critics.
-        ``td_error`` [B] says how surprising the transitions were.
+        ``surprise`` [B] is what a replay may draw by.
         """
         c = self.config
         schedule = ops.SCHEDULES[c.learning_rate_schedule]
@@ -167,10 +166,9 @@ class QPolicyGradient(Algorithm):
         total_loss = loss.mean()
         norm = self.gradient_step(total_loss, self.optimizer, c.grad_norm_clipping)
         self.actor.random.zero_()
-        surprise = td_error.detach().abs()
-        good = bool(torch.isfinite(norm))  # else the step was left out, and errors mean nothing
-        told = {"total_loss": total_loss, "grad_norm": norm, "td_error": surprise.mean()}
-        return Update(told | metrics, surprise if good else None)
+        good = bool(torch.isfinite(norm))  # else the step was left out, and surprise means nothing
+        told = {"total_loss": total_loss, "grad_norm": norm, **metrics}
+        return Update(told, surprise.detach() if good else None)
 
     def _encoded(self, batch: Rollout, rows: slice) -> Tensor:
         obs = self.shift(tree_map(lambda x: x[rows], batch.obs))
@@ -209,9 +207,12 @@ class Continuous(QPolicyGradient):
             numbers=numbers,
         )
 
-    @abstractmethod
     def answer(self, numbers: Tensor, explore: bool) -> Tensor:
-        """Returns the actions [T, B, D], in units of their bounds, for numbers of the policy."""
+        """Returns the actions [T, B, D] for numbers of the policy, with noise if it explores."""
+        action = numbers.tanh()
+        if not explore:
+            return action
+        return ops.explored(action, torch.randn_like(action), self.config.exploration_noise)
 
     def act(
         self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None

@@ -37,6 +37,7 @@ class SAC(Continuous):
     def __init__(
         self, config: Config, network: nets.NetworkConfig, spec: EnvSpec, total_steps: int
     ) -> None:
+        check(config)
         super().__init__(config, network, spec, total_steps, per_dimension=2)
         entropy = config.target_entropy
         self.target_entropy = -float(self.units.size) if entropy is None else entropy
@@ -69,11 +70,23 @@ class SAC(Continuous):
         policy_loss = -ops.soft_value(value, log_prob, alpha)
         entropy_loss = ops.temperature_loss(self.temperature.log, log_prob, self.target_entropy)
 
-        loss = critic_loss + policy_loss + entropy_loss
-        told = dict(q=q.mean(), entropy=-log_prob.mean(), temperature=alpha)
-        update = self.learn(loss, td.abs().mean(0), steps, **told)
+        loss = critic_loss + policy_loss + entropy_loss  # the last is constant if alpha is
+        surprise = td.abs().mean(0)
+        told = dict(
+            q=q.mean(), td_error=surprise.mean(), entropy=-log_prob.mean(), temperature=alpha
+        )
+        update = self.learn(loss, surprise, steps, **told)
         self.target.follow(self.critics)
         return update
+
+
+def check(config: Config) -> None:
+    """Raises ValueError if settings of the temperature exclude each other."""
+    if config.temperature is not None and config.target_entropy is not None:
+        raise ValueError(
+            f"expected --temperature or --target_entropy, got both ({config.temperature:g} and "
+            f"{config.target_entropy:g}); a fixed temperature aims at no entropy"
+        )
 
 
 class Temperature(nn.Module):

@@ -34,6 +34,7 @@ class SACDiscrete(QPolicyGradient):
     ) -> None:
         if not isinstance(spec.action, spaces.Discrete):
             raise ValueError(f"expected Discrete actions, got {spec.action}; use sac for Box ones")
+        sac.check(config)
         self.actions = n = int(spec.action.n)
         super().__init__(
             config, network, spec, total_steps, outputs=n, action_size=0, members=2, numbers=n
@@ -76,8 +77,9 @@ class SACDiscrete(QPolicyGradient):
         entropy_loss = ops.temperature_loss(self.temperature.log, -entropy, self.target_entropy)
 
         loss = critic_loss + policy_loss + entropy_loss
-        told = dict(q=q.mean(), entropy=entropy.mean(), temperature=alpha)
-        update = self.learn(loss, td.abs().mean(0), steps, **told)
+        surprise = td.abs().mean(0)
+        told = dict(q=q.mean(), td_error=surprise.mean(), entropy=entropy.mean(), temperature=alpha)
+        update = self.learn(loss, surprise, steps, **told)
         self.target.follow(self.critics)
         return update
 

@@ -41,11 +41,6 @@ class TD3(Continuous):
         self.target_policy = MovingTarget(self.actor.policy, config.target_rate)
         self.delay = Delay(config.policy_delay)
 
-    def answer(self, numbers: Tensor, explore: bool) -> Tensor:
-        """Returns the policy's action, with noise if it explores."""
-        action = numbers.tanh()
-        return ops.explored(action, self.config.exploration_noise) if explore else action
-
     def update(self, batch: Rollout, steps: int) -> Update:
         """One step: the critics towards the lower target, the policy now and then up Q_1."""
         c = self.config
@@ -67,7 +62,9 @@ class TD3(Continuous):
             proposed = self.actor.policy(now).tanh()
             loss = loss - self.critics(now, proposed, members=1, frozen=True)[0, :, 0]
 
-        update = self.learn(loss, td.abs().mean(0), steps, q=q.mean())
+        surprise = td.abs().mean(0)
+        told = dict(q=q.mean(), td_error=surprise.mean())
+        update = self.learn(loss, surprise, steps, **told)
         if due:
             self.target.follow(self.critics)
             self.target_policy.follow(self.actor.policy)

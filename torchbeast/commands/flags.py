@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from torchbeast import presets
 from torchbeast.commands.errors import UsageError, nearest
+from torchbeast.envs.registry import parse_arguments
 from torchbeast.runners.config import RunConfig, default_config, load_config, save_config
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def train_config(algorithm: str, program: str, arguments: Sequence[str]) -> RunC
         raise UsageError(str(error)) from error
     _refuse_same_names(defaults)
     sources, env = _first_look(arguments)
-    base = _base(defaults, sources, env)
+    base = _base(defaults, sources, **env)
     flags = parse(TrainFlags(base, sources), program, arguments)
     if flags.sources.save_config is not None:
         save_config(flags.run, pathlib.Path(flags.sources.save_config))
@@ -85,24 +86,32 @@ def _refuse_same_names(config: RunConfig) -> None:
         )
 
 
-def _first_look(arguments: Sequence[str]) -> tuple[Sources, str]:
-    """Returns what decides the defaults of the other flags."""
+def _first_look(arguments: Sequence[str]) -> tuple[Sources, dict[str, Any]]:
+    """Returns what decides the defaults of the other flags: sources, and given settings of env."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--config", nargs="*", default=[])
-    parser.add_argument("--env", default=None)
+    parser.add_argument("--env", default=argparse.SUPPRESS)
+    parser.add_argument("--env_kwargs", nargs="*", default=argparse.SUPPRESS)
     known, _ = parser.parse_known_args(list(arguments))
-    return Sources(known.preset, tuple(known.config)), known.env
+    env = {name: value for name, value in vars(known).items() if name.startswith("env")}
+    if "env_kwargs" in env:
+        try:
+            env["env_kwargs"] = parse_arguments(env["env_kwargs"])
+        except ValueError as error:
+            raise UsageError(f"--env_kwargs: {error}") from error
+    return Sources(known.preset, tuple(known.config)), env
 
 
-def _base(base: RunConfig, sources: Sources, env: str | None) -> RunConfig:
+def _base(base: RunConfig, sources: Sources, **env: Any) -> RunConfig:
     from_files = base
     try:
         for path in sources.config:
             from_files = load_config(pathlib.Path(path), from_files)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    name = env or from_files.env.env
+    base = dataclasses.replace(base, env=dataclasses.replace(from_files.env, **env))
+    name = base.env.env
     known = presets.of(base.algo)
     if sources.preset in ("auto", "none"):
         preset = presets.for_env(base.algo, name) if sources.preset == "auto" else None

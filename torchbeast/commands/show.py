@@ -104,6 +104,7 @@ def _networks() -> None:
         "auto": "the one that fits the observations",
         "shallow": "3 convolutions and 512 units, for images of 36x36 and more",
         "deep": "IMPALA's residual network, 15 convolutions and 256 units",
+        "drq": "4 convolutions, for images of 16x16 and more that critics judge by",
         "small": "1 convolution and 128 units, for images like MinAtar's 10x10",
         "mlp": "fully connected layers of --hidden_sizes",
     }

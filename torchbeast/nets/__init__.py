@@ -1,7 +1,6 @@
 """Networks: from observations to policies and values."""
 
 from torchbeast.nets.action_units import ActionUnits
-from torchbeast.nets.actor import Actor
 from torchbeast.nets.actor_critic import ActorCritic, build_actor_critic
 from torchbeast.nets.augment import RandomShift
 from torchbeast.nets.builder import build, build_q
@@ -14,6 +13,7 @@ from torchbeast.nets.normalise import (
     observe,
     unwrapped,
 )
+from torchbeast.nets.policy import PolicyNet
 from torchbeast.nets.policy_value import PolicyValue, PolicyValueNet
 from torchbeast.nets.q_value import ActionValues, QNet
 
@@ -21,11 +21,11 @@ __all__ = [
     "NETWORKS",
     "ActionUnits",
     "ActionValues",
-    "Actor",
     "ActorCritic",
     "Critics",
     "NetworkConfig",
     "Normalised",
+    "PolicyNet",
     "PolicyValue",
     "PolicyValueNet",
     "QNet",

@@ -34,8 +34,8 @@ class ActionUnits(nn.Module):
         low, high = space.low, space.high
         if not ((low > -UNBOUNDED) & (high < UNBOUNDED) & (low < high)).all():
             raise ValueError(
-                f"expected Box actions with a lower and a higher bound each, got {space}; bound "
-                f"them with gymnasium.wrappers.RescaleAction or by the space, or use ppo"
+                f"expected Box actions with a lower and a higher bound each, got {space}; give "
+                f"them a bounded space with gymnasium.wrappers.TransformAction, or use ppo"
             )
         center, half_range = box_units(space)
         self.size = center.size

@@ -11,19 +11,20 @@ from torchbeast import user_code
 from torchbeast.data import EnvSpec
 from torchbeast.data.spec import ACTION_MASK
 from torchbeast.nets import builder, user
-from torchbeast.nets.actor import Actor, Bottleneck, PolicyMLP
 from torchbeast.nets.config import NetworkConfig, choose
 from torchbeast.nets.critics import Critics
 from torchbeast.nets.encoders import TreeEncoder
 from torchbeast.nets.masks import is_masked
 from torchbeast.nets.normalise import Normalised
+from torchbeast.nets.policy import Bottleneck, PolicyMLP, PolicyNet
 
 
 class ActorCritic(NamedTuple):
     """A policy and critics that share its encoder: they take its features."""
 
-    model: nn.Module  # an Actor, or a Normalised one
+    model: nn.Module  # a PolicyNet, or a Normalised one
     critics: Critics
+    pictures: bool  # whether it sees pictures as such, not as vectors
 
 
 def build_actor_critic(
@@ -53,15 +54,16 @@ def build_actor_critic(
         ValueError: the network does not fit the observations, or a setting does not fit.
     """
     _check(config, spec)
-    encoder, pictures = _encoder(config, spec)
+    network, encoder = _encoder(config, spec)
+    convolved = network in builder.TORSOS
     features = int(encoder.out_features)  # type: ignore[arg-type]
 
     def bottleneck() -> nn.Module | None:
-        return Bottleneck(features) if pictures else None
+        return Bottleneck(features) if convolved else None
 
     hidden, activation, bf16 = config.hidden_sizes, config.activation, config.precision == "bf16"
     policy = PolicyMLP(features, outputs, hidden, activation, bottleneck(), bf16)
-    actor: nn.Module = Actor(encoder, policy)
+    model: nn.Module = PolicyNet(encoder, policy, bf16)
     critics = Critics(
         features,
         action_size,
@@ -74,8 +76,8 @@ def build_actor_critic(
         bf16,
     )
     if config.normalize_observations:
-        actor = Normalised(actor, spec, True, False, 1.0)
-    return ActorCritic(actor, critics)
+        model = Normalised(model, spec, True, False, 1.0)
+    return ActorCritic(model, critics, network != "mlp")
 
 
 def _check(config: NetworkConfig, spec: EnvSpec) -> None:
@@ -89,6 +91,11 @@ def _check(config: NetworkConfig, spec: EnvSpec) -> None:
             "expected no --use_lstm with an algorithm that replays single transitions; ppo, impala "
             "and r2d2 have memory"
         )
+    if config.state_dependent_std or config.log_std_init:
+        raise ValueError(
+            "expected no --state_dependent_std or --log_std_init with an algorithm that has "
+            "critics, got one; its policy says itself how it explores"
+        )
     if config.normalize_rewards:
         raise ValueError(
             "expected no --normalize_rewards with an algorithm that replays, got True; it needs "
@@ -97,8 +104,8 @@ def _check(config: NetworkConfig, spec: EnvSpec) -> None:
         )
 
 
-def _encoder(config: NetworkConfig, spec: EnvSpec) -> tuple[nn.Module, bool]:
-    """Returns what critics and policy share, and whether it convolves pictures."""
+def _encoder(config: NetworkConfig, spec: EnvSpec) -> tuple[str, nn.Module]:
+    """Returns the name of what critics and policy share, and itself."""
     network = choose(config.network, spec.observation)
     if user_code.is_reference(network):
         own = user.load(network, spec)
@@ -108,9 +115,9 @@ def _encoder(config: NetworkConfig, spec: EnvSpec) -> tuple[nn.Module, bool]:
                 f"model; policy and critics behind it are the algorithm's to choose"
             )
         user.check_encoder(own, network, spec)
-        return own, False
+        return network, own
     if network == "mlp":
-        return TreeEncoder(spec.observation).alone(), False
+        return network, TreeEncoder(spec.observation).alone()
     if config.network == "auto" and network == "shallow" and isinstance(spec.action, spaces.Box):
         network = "drq"
-    return builder.conv_encoder(spec, network, 0), True
+    return network, builder.conv_encoder(spec, network, 0)

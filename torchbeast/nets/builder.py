@@ -175,7 +175,7 @@ def _count_actions(config: NetworkConfig, spec: EnvSpec) -> int:
     if not isinstance(spec.action, spaces.Discrete):
         raise ValueError(
             f"expected Discrete actions for Q-learning, got {spec.action}; use an algorithm with a "
-            f"policy (ppo, impala, a2c), or number the choices of MultiDiscrete by a wrapper"
+            f"policy (ppo, sac, td3, ...), or number the choices of MultiDiscrete by a wrapper"
         )
     if config.normalize_rewards:
         raise ValueError(

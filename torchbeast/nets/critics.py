@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchbeast.nets.actor import BOTTLENECK
+from torchbeast.nets.policy import BOTTLENECK
 
 
 class Critics(nn.Module):
@@ -27,7 +27,7 @@ class Critics(nn.Module):
         members: K.
         layer_norm: a LayerNorm before each activation.
         bottleneck: what comes before them, for pictures; the critics share it.
-        bf16: the hidden layers compute in bfloat16.
+        bf16: all but the last layer computes in bfloat16.
     """
 
     def __init__(
@@ -70,21 +70,20 @@ class Critics(nn.Module):
         ``members`` asks only the first so many. No gradient reaches the weights of ``frozen``
         critics.
         """
-        x = features
+        count = members or self.last.members
+        if not self.bf16:
+            return self.last.forward(self._hidden(features, action, count, frozen), frozen)
+        with torch.autocast(features.device.type, torch.bfloat16):
+            x = self._hidden(features, action, count, frozen).float()
+        return self.last.forward(x, frozen)
+
+    def _hidden(self, x: Tensor, action: Tensor | None, members: int, frozen: bool) -> Tensor:
         if self.bottleneck is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 x = self.bottleneck(x)
         if action is not None:
             x = torch.cat([x, action], -1)
-        x = x.expand(members or self.last.members, *x.shape)
-        if self.bf16:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                x = self._hidden(x, frozen).float()
-        else:
-            x = self._hidden(x, frozen)
-        return self.last.forward(x, frozen)
-
-    def _hidden(self, x: Tensor, frozen: bool) -> Tensor:
+        x = x.expand(members, *x.shape)
         for i, layer in enumerate(self.layers):
             x = layer.forward(x, frozen)  # without the call of the module, as in ``linear``
             x = self.activation(x if self.norms is None else self.norms[i].forward(x, frozen))

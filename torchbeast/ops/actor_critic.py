@@ -37,9 +37,9 @@ def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: 
     return -log_temperature * (log_prob.detach() + target_entropy)
 
 
-def explored(action: Tensor, deviation: float) -> Tensor:
-    """Returns actions [..., D] with normal noise of that deviation, within -1 .. 1."""
-    return torch.add(action, torch.randn_like(action), alpha=deviation).clamp_(-1, 1)
+def explored(action: Tensor, noise: Tensor, deviation: float) -> Tensor:
+    """Returns actions [..., D] with standard normal ``noise`` scaled to it, within -1 .. 1."""
+    return torch.add(action, noise, alpha=deviation).clamp_(-1, 1)
 
 
 def smoothed(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tensor:

@@ -32,3 +32,8 @@ def changed(config: RunConfig, **groups: dict[str, Any]) -> RunConfig:
         for group, settings in groups.items()
     }
     return dataclasses.replace(config, **new)
+
+
+def known(config: RunConfig, **settings: Any) -> dict[str, Any]:
+    """Returns those of ``settings`` that the algorithm has: only some have atoms or quantiles."""
+    return {k: v for k, v in settings.items() if hasattr(config.algorithm, k)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchbeast.presets.families import ATARI, BOX2D, CLASSIC, MINATAR, Preset, changed
+from torchbeast.presets.families import ATARI, BOX2D, CLASSIC, MINATAR, Preset, changed, known
 from torchbeast.runners.config import RunConfig
 
 # Returns of small problems need few quantiles, and atoms over a wide range.
@@ -17,7 +17,7 @@ def q_atari(config: RunConfig) -> RunConfig:
     """Deep Q-learning on Atari games."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             reward_clipping="abs_one",
             replay_size=1_000_000,
@@ -43,7 +43,7 @@ def q_minatar(config: RunConfig) -> RunConfig:
     """Deep Q-learning on MinAtar."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             replay_size=100_000,
             min_replay_size=5_000,
@@ -66,7 +66,7 @@ def q_classic(config: RunConfig) -> RunConfig:
     """Deep Q-learning on classic control."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             batch_size=64,
             unroll_length=4,
@@ -95,7 +95,7 @@ def q_box2d(config: RunConfig) -> RunConfig:
     """Deep Q-learning on LunarLander."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             batch_size=128,
             unroll_length=4,
@@ -123,11 +123,6 @@ def _layers(config: RunConfig) -> dict[str, Any]:
     # IQN asks its network for each fraction anew.
     width = 128 if config.algo == "iqn" else 256
     return dict(hidden_sizes=(width, width), activation="relu")
-
-
-def _known(config: RunConfig, **settings: Any) -> dict[str, Any]:
-    """Returns those of ``settings`` that the algorithm has: only some have atoms or quantiles."""
-    return {k: v for k, v in settings.items() if hasattr(config.algorithm, k)}
 
 
 SMALLER: list[tuple[str, Preset]] = [

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchbeast.presets.families import BOX2D, CLASSIC, DMC, MUJOCO, PENDULUM, Preset, changed
+from torchbeast.presets.families import (
+    BOX2D,
+    CLASSIC,
+    DMC,
+    MUJOCO,
+    PENDULUM,
+    Preset,
+    changed,
+    known,
+)
 from torchbeast.runners.config import RunConfig
 
 WIDE: dict[str, Any] = dict(hidden_sizes=(256, 256), activation="relu")
 
 
-def continuous(config: RunConfig) -> RunConfig:
-    """Q-function policy gradients where nothing else is known."""
+# Discounted returns of robots, which D4PG's atoms have to span.
+RETURNS = {
+    "HumanoidStandup": (0.0, 30_000.0),
+    "InvertedPendulum": (0.0, 100.0),
+    "Pusher": (-300.0, 0.0),
+    "Reacher": (-150.0, 0.0),
+    "Swimmer": (-20.0, 60.0),
+}
+
+
+def general(config: RunConfig) -> RunConfig:
+    """Policies with critics where nothing else is known."""
     return changed(config, network=WIDE, system=dict(total_steps=1_000_000))
 
 
 def continuous_pendulum(config: RunConfig) -> RunConfig:
-    """Q-function policy gradients on Pendulum: solved in 20k steps."""
+    """Policies with critics on Pendulum: solved in 20k steps."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             replay_size=50_000,
             min_replay_size=1_000,
@@ -35,30 +54,40 @@ def continuous_pendulum(config: RunConfig) -> RunConfig:
 
 
 def continuous_mujoco(config: RunConfig) -> RunConfig:
-    """Q-function policy gradients on the robots of MuJoCo."""
+    """Policies with critics on the robots of MuJoCo."""
+    low, high = RETURNS.get(config.env.env.split("-")[0], (-100.0, 1500.0))
     return changed(
         config,
-        algorithm=_known(config, value_min=-100.0, value_max=1000.0),
+        algorithm=known(config, num_atoms=101, value_min=low, value_max=high),
         network=WIDE,
         system=dict(total_steps=1_000_000),
     )
 
 
 def continuous_dmc(config: RunConfig) -> RunConfig:
-    """Q-function policy gradients on DeepMind Control, whose rewards lie between 0 and 1."""
+    """Policies with critics on DeepMind Control; rewards are 0 to 1, for each repeated action."""
+    repeat = float(config.env.env_kwargs.get("action_repeat", 1))
+    pictures = config.env.env_kwargs.get("pixels", False)
     return changed(
         config,
-        algorithm=_known(config, value_min=0.0, value_max=100.0),
+        algorithm=known(
+            config,
+            # A stack of colour pictures takes 64 KB.
+            replay_size=100_000 if pictures else 1_000_000,
+            num_atoms=101,
+            value_min=0.0,
+            value_max=100.0 * repeat,
+        ),
         network=WIDE,
         system=dict(total_steps=1_000_000),
     )
 
 
 def continuous_box2d(config: RunConfig) -> RunConfig:
-    """Q-function policy gradients on BipedalWalker and LunarLanderContinuous."""
+    """Policies with critics on BipedalWalker and LunarLanderContinuous."""
     return changed(
         config,
-        algorithm=_known(
+        algorithm=known(
             config,
             replay_size=300_000,
             min_replay_size=10_000,
@@ -94,16 +123,11 @@ def discrete_classic(config: RunConfig) -> RunConfig:
     )
 
 
-def _known(config: RunConfig, **settings: Any) -> dict[str, Any]:
-    """Returns those of ``settings`` that the algorithm has: only D4PG has atoms."""
-    return {k: v for k, v in settings.items() if hasattr(config.algorithm, k)}
-
-
 PRESETS: list[tuple[str, Preset]] = [
     (PENDULUM, continuous_pendulum),
     (MUJOCO, continuous_mujoco),
     (BOX2D, continuous_box2d),
     (DMC, continuous_dmc),
-    (r"", continuous),
+    (r"", general),
 ]
-DISCRETE: list[tuple[str, Preset]] = [(CLASSIC, discrete_classic), (r"", continuous)]
+DISCRETE: list[tuple[str, Preset]] = [(CLASSIC, discrete_classic), (r"", general)]

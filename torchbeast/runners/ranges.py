@@ -29,7 +29,7 @@ RANGES = {
     ),
     **dict.fromkeys(["huber_kappa", "rescale_epsilon"], (1e-30, math.inf)),
     **dict.fromkeys(["target_rate"], (0.0, 1.0)),
-    **dict.fromkeys(["temperature", "initial_temperature"], (1e-30, math.inf)),
+    **dict.fromkeys(["temperature", "initial_temperature", "reward_scale"], (1e-30, math.inf)),
     **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], (0.0, math.inf)),
     **dict.fromkeys(["policy_delay"], (1, math.inf)),
     **dict.fromkeys(["random_shift"], (0, math.inf)),
