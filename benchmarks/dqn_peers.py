@@ -197,7 +197,7 @@ def our_points(arguments: argparse.Namespace) -> list[Point]:
         command = [sys.executable, "-m", "torchbeast.cli", "train", arguments.task.algorithm]
         command += ["--env", arguments.task.env, *arguments.flags]
         command += ["--total_steps", str(arguments.steps), "--eval_episodes", "0"]
-        command += ["--disable_checkpoint", "--disable_tensorboard", "--log_interval", "0.1"]
+        command += ["--disable_checkpoint", "--disable_tensorboard", "--log_interval", "0.5"]
         command += ["--savedir", savedir, "--xpid", "run"]
         done = subprocess.run(command, cwd=savedir, capture_output=True, text=True)
         if done.returncode:
