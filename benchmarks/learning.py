@@ -8,7 +8,7 @@
 Each seed is a run NAME-seedK in --savedir; flags after ``--`` are added to all. Start the command
 again after an interruption: finished runs are skipped, others go on from their last checkpoint. The
 results of NAME are benchmarks/results/NAME.json, NAME.png, and NAME-seedK.csv with the mean return
-of the last 100 games at up to 500 of them.
+of the last games (100, or what the experiment says) at up to 500 of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from torchbeast.tools.run_directory import DEFAULT_SAVEDIR, expand, read_meta
 from torchbeast.tools.tables import csv_line, read_table
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-WINDOW = 100  # games in the mean that has to reach the target
 POINTS = 500
 PAUSE = 120.0  # seconds between two rows of a log after which the run was not running
 
@@ -41,7 +40,8 @@ class Experiment(NamedTuple):
     flags: tuple[str, ...]
     seeds: int
     total_steps: int
-    target: float  # mean return of 100 games
+    target: float  # mean return of so many games:
+    window: int = 100
 
 
 def minatar(game: str) -> tuple[str, ...]:
@@ -82,10 +82,10 @@ EXPERIMENTS = {
         for algorithm in ("dqn", "c51", "qrdqn", "iqn", "rainbow", "apex")
     },
     # At 20k steps Stable-Baselines3's zoo has -157 (SAC) and -152 (TD3).
-    "sac-pendulum": Experiment("sac", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
-    "td3-pendulum": Experiment("td3", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
-    "ddpg-pendulum": Experiment("ddpg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
-    "d4pg-pendulum": Experiment("d4pg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0),
+    "sac-pendulum": Experiment("sac", ("--env", "Pendulum-v1"), 3, 20_000, -180.0, 20),
+    "td3-pendulum": Experiment("td3", ("--env", "Pendulum-v1"), 3, 20_000, -180.0, 20),
+    "ddpg-pendulum": Experiment("ddpg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0, 20),
+    "d4pg-pendulum": Experiment("d4pg", ("--env", "Pendulum-v1"), 3, 20_000, -180.0, 20),
     **{
         f"{algorithm}-{robot.lower()}": Experiment(
             algorithm, ("--env", f"{robot}-v5"), 3, 1_000_000, target
@@ -178,10 +178,12 @@ def last_evaluation(path: pathlib.Path) -> float | None:
     return found[-1] if found else None
 
 
-def summarize(path: pathlib.Path, curve: Curve, seed: int, target: float) -> dict[str, Any]:
+def summarize(
+    path: pathlib.Path, curve: Curve, seed: int, target: float, window: int
+) -> dict[str, Any]:
     """Returns what one seed's run came to."""
-    means = running_mean(curve, WINDOW)
-    enough = np.arange(1, len(means) + 1) >= WINDOW
+    means = running_mean(curve, window)
+    enough = np.arange(1, len(means) + 1) >= window
     reached = np.flatnonzero(enough & (means >= target))
     return {
         "seed": seed,
@@ -196,11 +198,11 @@ def summarize(path: pathlib.Path, curve: Curve, seed: int, target: float) -> dic
     }
 
 
-def write_curve(curve: Curve, target: pathlib.Path) -> None:
-    """Writes the mean of the last 100 games at up to 500 of them."""
-    means = running_mean(curve, WINDOW)
+def write_curve(curve: Curve, target: pathlib.Path, window: int) -> None:
+    """Writes the mean of the last ``window`` games at up to 500 of them."""
+    means = running_mean(curve, window)
     chosen = np.unique(np.linspace(0, len(means) - 1, POINTS - 1).round().astype(int))
-    lines = [csv_line(["step", "mean_return_100"])]
+    lines = [csv_line(["step", f"mean_return_{window}"])]
     lines += [csv_line([int(curve.steps[i]), f"{means[i]:.5g}"]) for i in chosen]
     target.write_text("".join(lines))
 
@@ -219,10 +221,10 @@ def write_results(
         except ValueError as error:
             print(f"{name} seed {seed} is left out: {error}")
             continue
-        row = summarize(path, curve, seed, experiment.target)
+        row = summarize(path, curve, seed, experiment.target, experiment.window)
         rows.append(row | {"finished": is_finished(path, experiment)})
         paths.append(path)
-        write_curve(curve, results / f"{path.name}.csv")
+        write_curve(curve, results / f"{path.name}.csv", experiment.window)
         print(json.dumps(rows[-1]))
     if not rows:
         sys.exit(f"expected runs {name}-seedK with finished games in {savedir}, got none")
@@ -235,7 +237,10 @@ def write_results(
     }
     (results / f"{name}.json").write_text(json.dumps(_portable(summary), indent=2) + "\n")
     plot_curves(
-        paths, results / f"{name}.png", f"{name}: {experiment.algorithm}, {len(rows)} seeds"
+        paths,
+        results / f"{name}.png",
+        f"{name}: {experiment.algorithm}, {len(rows)} seeds",
+        experiment.window,
     )
     print(f"results in {results / name}.json, .png")
 

@@ -18,9 +18,14 @@ Array = np.ndarray[Any, Any]
 
 
 def plot_curves(
-    run_dirs: Sequence[Path | str], out_png: Path | str, title: str | None = None
+    run_dirs: Sequence[Path | str],
+    out_png: Path | str,
+    title: str | None = None,
+    window: int = _WINDOW,
 ) -> Path:
     """Returns the picture written: return over steps of one run, or the mean of several.
+
+    Lines are means of the last ``window`` games.
 
     One run shows its games as dots. Several (seeds of one experiment) show each run thin, their
     mean thick, and around it the interval that holds 95% of bootstrap means over the runs.
@@ -37,10 +42,10 @@ def plot_curves(
     figure = figure_class(figsize=(7, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     if len(curves) == 1:
-        _draw_one(axes, curves[0])
+        _draw_one(axes, curves[0], window)
         title = title or runs[0].name
     else:
-        _draw_several(axes, curves)
+        _draw_several(axes, curves, window)
         title = title or f"{len(curves)} runs"
     _dress(axes, title)
     out = Path(out_png)
@@ -57,7 +62,9 @@ def running_mean(curve: Curve, window: int = _WINDOW) -> Array:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def on_grid(curves: Sequence[Curve], points: int = _POINTS) -> tuple[Array, Array]:
+def on_grid(
+    curves: Sequence[Curve], points: int = _POINTS, window: int = _WINDOW
+) -> tuple[Array, Array]:
     """Returns steps [P] and the running means of each run there [runs, P].
 
     The grid is where all runs have been: no run is drawn further than it went.
@@ -74,7 +81,7 @@ def on_grid(curves: Sequence[Curve], points: int = _POINTS) -> tuple[Array, Arra
     for curve in curves:
         # The last game at or before each point: a mean of games that were over by then.
         index = np.searchsorted(curve.steps, grid, side="right") - 1
-        rows.append(running_mean(curve)[index])
+        rows.append(running_mean(curve, window)[index])
     return grid, np.stack(rows)
 
 
@@ -91,14 +98,14 @@ def bootstrap_interval(
     return low, high
 
 
-def _draw_one(axes: Any, curve: Curve) -> None:
+def _draw_one(axes: Any, curve: Curve, window: int) -> None:
     axes.plot(curve.steps, curve.returns, ".", color="#9db7d5", markersize=3.5, alpha=0.8, mew=0)
-    axes.plot(curve.steps, running_mean(curve), color="#1f5fa8", linewidth=2)
-    axes.set_ylabel("return per game (line: mean of 100)")
+    axes.plot(curve.steps, running_mean(curve, window), color="#1f5fa8", linewidth=2)
+    axes.set_ylabel(f"return per game (line: mean of {window})")
 
 
-def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
-    grid, values = on_grid(curves)
+def _draw_several(axes: Any, curves: Sequence[Curve], window: int) -> None:
+    grid, values = on_grid(curves, window=window)
     low, high = bootstrap_interval(values)
     axes.fill_between(
         grid, low, high, color="#1f5fa8", alpha=0.2, linewidth=0, label="95% interval"
@@ -106,7 +113,7 @@ def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
     for row in values:
         axes.plot(grid, row, color="#9db7d5", linewidth=0.8)
     axes.plot(grid, values.mean(0), color="#1f5fa8", linewidth=2, label="mean")
-    axes.set_ylabel("return per game (mean of 100)")
+    axes.set_ylabel(f"return per game (mean of {window})")
     axes.legend(frameon=False)
 
 
