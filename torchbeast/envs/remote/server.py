@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -208,21 +209,21 @@ class _Answers:
         return self._rows.encode(self._env._recv())
 
 
-def serve(factory: Factory, spec: EnvSpec, address: str, **options: Any) -> None:
-    """Serves environments until the process is interrupted; the arguments are EnvServer's.
+def serve(factory: Factory, spec: EnvSpec, address: str, **options: Any) -> NoReturn:
+    """Serves environments until the process is interrupted, and ends it; for its main thread.
 
-    For the main thread of a process of its own. Killing it leaves nothing that the next server at
-    the same address would mind.
+    The arguments are EnvServer's. Killing it leaves nothing that the next server at the same
+    address would mind.
     """
     server = EnvServer(factory, spec, address, **options)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if not server.close():
-            log.warning("an environment does not come back; leaving without it")
-            os._exit(1)  # its thread would hold the interpreter up for ever
+    ended = server.close()
+    if not ended:
+        log.warning("an environment does not come back; leaving without it")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0 if ended else 1)  # the interpreter would wait for threads, which may never end
 
 
 def _next(requests: Iterator[bytes], watchdog: Watchdog) -> bytes | None:
