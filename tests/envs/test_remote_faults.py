@@ -35,7 +35,8 @@ pytestmark = pytest.mark.timeout(60)
 SPEC = envs.spec(EnvConfig(factory=counting))
 NO_ACTION = np.zeros(2, np.int64)
 SERVE = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start jobs that ignore it
 sys.modules["google"] = None  # protobuf is not needed
 sys.path.insert(0, {str(pathlib.Path(PROBES).parents[1])!r})
 from torchbeast import envs
