@@ -12,8 +12,7 @@ from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
 from torchbeast.algorithms.q_policy_gradient import Continuous, Settings
 from torchbeast.data import EnvSpec, Rollout
-
-LOG_STD_RANGE = (-20.0, 2.0)
+from torchbeast.nets.heads import LOG_STD_RANGE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,9 +98,7 @@ def _remote() -> Any:
     try:
         from torchbeast.envs import remote
     except ModuleNotFoundError as error:
-        raise UnknownEnvironment(
-            f'--env_servers needs a package: {error}; pip install "torchbeast[polybeast]"'
-        ) from error
+        raise UnknownEnvironment(f"--env_servers: {error}") from error
     return remote
 
 

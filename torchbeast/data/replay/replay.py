@@ -51,7 +51,8 @@ class Replay:
         self.batch_size = batch_size
         self._rng = np.random.default_rng(seed)
         self._on_free = on_free
-        self._initial_priority = initial_priority
+        # Priorities do not matter where all windows are drawn alike.
+        self._initial_priority = None if isinstance(selection, Uniform) else initial_priority
         # Items of the last batch, and the ring's count when they were drawn.
         self._drawn: tuple[Array, Array] | None = None
 
@@ -196,10 +197,8 @@ class Replay:
         return {**self.ring.layout(), "window": repr(self.window), **chosen}
 
     def _first_priority(self, items: Array) -> Array | None:
-        unasked = self._initial_priority is None or isinstance(self.selection, Uniform)
-        if unasked or len(items) == 0:
+        if self._initial_priority is None or len(items) == 0:
             return None
-        assert self._initial_priority is not None
         priority = self._initial_priority(self.window.cut(self.ring, items, observations=False))
         return None if priority is None else _numpy(priority)
 
