@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from torchbeast import nets, ops
 from torchbeast.algorithms.base import Update
@@ -71,25 +70,22 @@ class TD3(Continuous):
         return update
 
 
-class Delay(nn.Module):
+class Delay:
     """Says at every so many calls that something is due; their number lies in the checkpoint."""
 
-    calls: Tensor
-
     def __init__(self, every: int) -> None:
-        super().__init__()
         self.every = every
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
-        self._calls = 0  # the same number, which no GPU has to be asked for
+        self.calls = 0
 
-    def forward(self) -> bool:
+    def __call__(self) -> bool:
         """Returns whether this call is due."""
-        self._calls += 1
-        self.calls.fill_(self._calls)
-        return self._calls % self.every == 0
+        self.calls += 1
+        return self.calls % self.every == 0
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def state_dict(self) -> dict[str, int]:
+        """Returns the number of calls."""
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back the number of calls."""
-        result = super().load_state_dict(*args, **kwargs)
-        self._calls = int(self.calls)
-        return result
+        self.calls = int(state["calls"])
