@@ -5,6 +5,7 @@ At the top level of an importable module, because actor processes unpickle them 
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from torchbeast.envs.vector import Step, VectorEnv
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.async_ import ActorPool
-from torchbeast.runners.buffers import Acting, Keeping
+from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
 from torchbeast.runners.source import ActingJob
 
 T = 4
@@ -184,10 +185,11 @@ def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tup
     weights = SharedWeights(algorithm.model)
     job = ActingJob(setup.algorithm, setup.env, T)
     acting = Acting(options.pop("envs_per_actor", 2), options.pop("num_actors", 2))
+    options = {"num_buffers": 4} | options
+    check_buffer(algorithm, acting, options["num_buffers"])
     defaults: dict[str, Any] = {
         "acting": acting,
-        "keeping": Keeping(),
-        "num_buffers": 4,
+        "make_buffer": functools.partial(make_buffer, algorithm, acting, Keeping()),
         "seed": 1,
         "on_wait": Deadline(60.0),
     }

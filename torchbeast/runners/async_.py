@@ -10,11 +10,12 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from torchbeast.algorithms.base import Algorithm
+from torchbeast.data.buffer import Buffer
 from torchbeast.data.process import close_workers
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.weights import SharedWeights
-from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
+from torchbeast.runners.buffers import Acting
 from torchbeast.runners.process import ActorTask, Grant, Remote
 from torchbeast.runners.source import ActingJob, Source
 
@@ -46,10 +47,10 @@ class ActorPool(Source):
 
     Args:
         job: what acting needs.
-        algorithm: the learner's; says batch size and lag, and what a rollout looks like.
+        algorithm: says what a rollout looks like, and whether its lag has a limit.
         weights: where the learner publishes.
         acting: the N actors, and the columns of a rollout.
-        keeping: how a replay keeps what it is given.
+        make_buffer: called with what the buffer calls to free a slot; returns where rollouts go.
         num_buffers: slots over all actors, rounded up to a multiple of N.
         seed: actors and their incarnations derive theirs from it.
         on_wait: called at least every 0.2 s while waiting; may raise Interrupted.
@@ -64,23 +65,20 @@ class ActorPool(Source):
         weights: SharedWeights,
         *,
         acting: Acting,
-        keeping: Keeping,
+        make_buffer: Callable[[Callable[[Slot], None]], Buffer],
         num_buffers: int,
         seed: int,
         on_wait: Callable[[], None],
         max_restarts: int = 3,
         step_timeout: float = 60.0,
     ) -> None:
-        needs = algorithm.needs
         self._columns = acting.width
-        self._ordered = needs.max_lag is not None
-        slots_each = max(1, -(-num_buffers // acting.lanes))
-        check_buffer(algorithm, acting, slots_each * acting.lanes)
+        self._ordered = algorithm.needs.max_lag is not None
         self._on_wait = on_wait
         self._max_restarts = max_restarts
         self._step_timeout = step_timeout
         spec = algorithm.rollout_spec()
-        self.buffer = make_buffer(algorithm, acting, keeping, self._on_free)
+        self.buffer = make_buffer(self._on_free)
         self._in_order: deque[Grant] = deque()  # not yet in the buffer; empty unless ordered
         self._next = 0  # whose turn it is to be granted a slot
         self._checked_at = 0.0
@@ -89,7 +87,7 @@ class ActorPool(Source):
         self._learner_wait = self._actor_wait = 0.0
         self._restarts = self._dropped = 0
         heartbeat = min(0.5, step_timeout / 4)
-        task = ActorTask(job, spec, weights, slots_each, acting, heartbeat)
+        task = ActorTask(job, spec, weights, acting.slots_each(num_buffers), acting, heartbeat)
         self._remotes = [Remote(actor, seed, task) for actor in range(acting.lanes)]
         try:
             for remote in self._remotes:

@@ -22,6 +22,10 @@ class Acting(NamedTuple):
     first: int = 0  # the place of the first environment among those of all learners
     total: int | None = None  # environments of all learners; None: no others
 
+    def slots_each(self, num_buffers: int) -> int:
+        """Returns the slots of each actor that make ``num_buffers`` or a few more over all."""
+        return max(1, -(-num_buffers // self.lanes))
+
 
 class Keeping(NamedTuple):
     """How a replay keeps what it is given."""
@@ -88,10 +92,11 @@ def _replay(
     )
 
 
-def check_buffer(algorithm: Algorithm, acting: Acting, num_slots: int) -> None:
-    """Raises ValueError unless ``num_slots`` rollouts in all can make a batch."""
+def check_buffer(algorithm: Algorithm, acting: Acting, num_buffers: int) -> None:
+    """Raises ValueError unless ``num_buffers`` rollouts over all actors can make a batch."""
     needs = algorithm.needs
     if isinstance(needs, Once):
+        num_slots = acting.slots_each(num_buffers) * acting.lanes
         check_capacity(num_slots, acting.width, needs.batch_size, needs.max_lag)
 
 

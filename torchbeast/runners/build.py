@@ -18,7 +18,7 @@ from torchbeast.loops.alternating import in_groups
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
-from torchbeast.runners.buffers import Acting, Keeping
+from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
@@ -42,19 +42,33 @@ def device(config: RunConfig) -> torch.device:
     Raises:
         ValueError: there is no such device.
     """
-    name = config.system.device
-    if config.system.disable_cuda or name == "cpu":
+    return _found(config.system.device, "device", config.system.disable_cuda)
+
+
+def inference_device(config: RunConfig) -> torch.device:
+    """Returns where central inference computes.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if config.system.inference_device == "auto":
+        return device(config)
+    return _found(config.system.inference_device, "inference_device", config.system.disable_cuda)
+
+
+def _found(name: str, flag: str, disable_cuda: bool) -> torch.device:
+    if disable_cuda or name == "cpu":
         return torch.device("cpu")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"expected --device auto, cpu, cuda or cuda:N, got {name}") from None
+        raise ValueError(f"expected --{flag} auto, cpu, cuda or cuda:N, got {name}") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"expected one of {torch.cuda.device_count()} CUDA devices, got --device {name}; "
-            f"use --device auto"
+            f"expected one of {torch.cuda.device_count()} CUDA devices, got --{flag} {name}; "
+            f"use --{flag} auto"
         )
     return chosen
 
@@ -131,6 +145,8 @@ def _actors(
     on_wait: Callable[[], None] | None,
 ) -> tuple[Source, Weights]:
     system, ranks = config.system, config.system.num_learners
+    num_buffers = system.num_buffers // ranks
+    check_buffer(algorithm, acting, num_buffers)
     weights = SharedWeights(algorithm.model)
     source = ActorPool(
         ActingJob(
@@ -141,8 +157,8 @@ def _actors(
         algorithm,
         weights,
         acting=acting,
-        keeping=keeping,
-        num_buffers=system.num_buffers // ranks,
+        make_buffer=functools.partial(make_buffer, algorithm, acting, keeping),
+        num_buffers=num_buffers,
         seed=seed,
         on_wait=on_wait or _nothing,
         max_restarts=system.max_restarts,

@@ -15,7 +15,7 @@ from torchbeast.data.queue import check_divides
 from torchbeast.data.replay import Replay
 from torchbeast.data.shared import available_memory
 from torchbeast.runners.buffers import Keeping, make_buffer
-from torchbeast.runners.build import acting_of, device, make_algorithm
+from torchbeast.runners.build import acting_of, device, inference_device, make_algorithm
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.ranges import check_ranges
 
@@ -43,7 +43,8 @@ def checked(config: RunConfig) -> RunConfig:
     system = config.system
     try:
         check_ranges(config)
-        _check_precision(config, device(config))
+        _check_precision(config)
+        _check_inference(config)
         _divides("batch_size", batch_size, system.num_learners)
         with torch.random.fork_rng(devices=[]):
             algorithm = make_algorithm(config, _spec(config.env), system.num_learners)
@@ -225,12 +226,35 @@ def _at_least(least: int, **settings: int) -> None:
             raise ConfigError(f"expected --{name} of at least {least}, got {value}")
 
 
-def _check_precision(config: RunConfig, where: torch.device) -> None:
-    on_cpu = where.type == "cpu" or config.system.num_actors > 0  # actors always are
+def _check_precision(config: RunConfig) -> None:
+    system = config.system
+    where = [device(config)]
+    if system.num_actors:
+        central = system.inference == "central"
+        where.append(inference_device(config) if central else torch.device("cpu"))
+    on_cpu = any(place.type == "cpu" for place in where)
     # Without the instructions convolutions take a path that is a hundred times slower.
     bf16 = config.network.precision == "bf16"
     if bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise ValueError(
             "expected a CPU with bfloat16 instructions (AVX-512 or AMX) or a GPU for "
             "--precision bf16, and this one has none; use --precision float32"
+        )
+
+
+def _check_inference(config: RunConfig) -> None:
+    system = config.system
+    if system.inference == "local":
+        return
+    if not system.num_actors:
+        raise ValueError(
+            "expected actor processes for --inference central, got none: one process acts and "
+            "answers for itself; give --num_actors, or leave --inference out"
+        )
+    least, most = system.inference_min_batch, system.inference_max_batch
+    actors = system.num_actors // system.num_learners
+    if least > min(most, actors):
+        raise ValueError(
+            f"expected --inference_min_batch of at most {min(most, actors)} (--inference_max_batch "
+            f"{most}, {actors} actors of each learner), got {least}: every answer would wait"
         )

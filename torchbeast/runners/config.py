@@ -57,6 +57,19 @@ class SystemConfig:
     """Actor processes; 0: the learner's process acts and learns in turn."""
     envs_per_actor: int = 1
     """Environments that each actor process steps and answers together."""
+    inference: Literal["local", "central"] = "local"
+    """Who answers actor processes: local, each with a model of its own; central, one process for
+    all actors of a learner, many rows at a time. Pays with a GPU, or networks that are large."""
+    inference_device: str = "auto"
+    """Where central inference computes: auto (where the learner does), cpu, cuda, cuda:1, ..."""
+    inference_min_batch: int = 1
+    """Actors that must ask before central inference answers; 1: it takes whoever waits."""
+    inference_max_batch: int = 512
+    """Actors that central inference answers at once, at most."""
+    inference_timeout_ms: float = 100.0
+    """Milliseconds after which central inference answers fewer than --inference_min_batch."""
+    inference_threads: int = 0
+    """Threads of PyTorch in the process of central inference; 0: half of the learner's."""
     num_buffers: int = 0
     """Rollouts in shared memory between actors and learner; 0: enough for two batches."""
     num_learners: int = 1

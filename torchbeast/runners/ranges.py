@@ -40,6 +40,8 @@ RANGES = {
     **dict.fromkeys(["num_taus", "num_target_taus", "num_acting_taus"], (1, math.inf)),
     **dict.fromkeys(["num_atoms"], (2, math.inf)),
     **dict.fromkeys(["burn_in"], (0, math.inf)),
+    **dict.fromkeys(["inference_min_batch", "inference_max_batch"], (1, math.inf)),
+    **dict.fromkeys(["inference_timeout_ms", "inference_threads"], (0, math.inf)),
     **dict.fromkeys(["lstm_size", "env_workers", "env_threads", "max_lag"], (0, math.inf)),
 }
 
