@@ -1,4 +1,4 @@
-"""The `torchbeast` command: train, resume, eval, play, list, bench, plot, serve."""
+"""The `torchbeast` command: train, resume, sweep, eval, play, list, bench, plot, serve."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ USAGE = """usage: torchbeast COMMAND [...]
 
   train ALGORITHM [flags]   train an agent; `torchbeast train ppo --help` lists the flags
   resume RUN [flags]        continue a run from its last checkpoint
+  sweep ALGORITHM [flags]   many runs at once: --vary NAME=V1,V2,... times --seeds N
   eval RUN                  play full games with a trained agent
   play RUN                  the same, written as a video
   plot RUN [RUN ...]        learning curves as a PNG, several seeds with an interval

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Worker:
@@ -113,7 +114,7 @@ def _kill(process: SpawnProcess) -> None:
 
 def _main(parent: int, connection: Any, target: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.setpgid(0, 0)
-    _die_with(parent)
+    die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         # Not SIG_IGN, which programs started from here would inherit.
         signal.signal(number, _pass)
@@ -123,9 +124,10 @@ def _main(parent: int, connection: Any, target: Callable[..., None], args: tuple
     os._exit(0)  # taking torch down politely takes half a second, and can hang
 
 
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Has Linux send this process the signal ``number`` when the process ``parent`` is gone."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 

@@ -113,7 +113,7 @@ class Display:
         head = Text.assemble(
             (f"{steps:,}", "bold"), (f" / {self.total_steps:,} steps", "dim"), f"   {done:.0%}"
         )
-        right = Text.assemble(("left ", "dim"), _time(self._seconds_left(steps)))
+        right = Text.assemble(("left ", "dim"), time_text(self._seconds_left(steps)))
         top = Table.grid(expand=True)
         top.add_column()
         top.add_column(justify="right")
@@ -137,11 +137,11 @@ class Display:
 
     def _line(self, steps: int, statistics: EpisodeStatistics, metrics: Mapping[str, float]) -> str:
         done = steps / self.total_steps if self.total_steps else 1.0
-        loss = f" Loss {_number(metrics['total_loss'])}." if "total_loss" in metrics else ""
+        loss = f" Loss {number_text(metrics['total_loss'])}." if "total_loss" in metrics else ""
         return (
             f"Steps {steps:d} @ {self.rate():.1f} SPS ({done:.0%}).{loss} "
-            f"Return per episode: {_number(statistics.mean_return)} (last 100 of "
-            f"{statistics.episodes}). Left {_time(self._seconds_left(steps))}."
+            f"Return per episode: {number_text(statistics.mean_return)} (last 100 of "
+            f"{statistics.episodes}). Left {time_text(self._seconds_left(steps))}."
         )
 
     def _seconds_left(self, steps: int) -> float:
@@ -169,22 +169,22 @@ class Warnings(logging.Handler):
 
 def _returns(statistics: EpisodeStatistics) -> list[tuple[str, str]]:
     return [
-        ("mean100", _number(statistics.mean_return)),
-        ("last", _number(statistics.last_return)),
-        ("length", _number(statistics.mean_length)),
+        ("mean100", number_text(statistics.mean_return)),
+        ("last", number_text(statistics.last_return)),
+        ("length", number_text(statistics.mean_length)),
         ("episodes", f"{statistics.episodes:,}"),
     ]
 
 
 def _losses(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     names = [name for name in metrics if name.endswith("loss") and name not in _ASIDE]
-    total = [("total", _number(metrics["total_loss"]))] if "total_loss" in metrics else []
-    return total + [(name.removesuffix("_loss"), _number(metrics[name])) for name in names][:4]
+    total = [("total", number_text(metrics["total_loss"]))] if "total_loss" in metrics else []
+    return total + [(name.removesuffix("_loss"), number_text(metrics[name])) for name in names][:4]
 
 
 def _learner(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     shown = {"policy_lag": "lag", "grad_norm": "gradient", "learning_rate": "lr"}
-    items = [(label, _number(metrics[n])) for n, label in shown.items() if n in metrics]
+    items = [(label, number_text(metrics[n])) for n, label in shown.items() if n in metrics]
     return [*items, ("memory", f"{rss() / 1e9:.2f} GB")]
 
 
@@ -206,7 +206,7 @@ def _grid(rows: list[tuple[str, list[tuple[str, str]]]]) -> Table:
     return grid
 
 
-def _number(x: float) -> str:
+def number_text(x: float) -> str:
     """Returns ``x`` in few signs; a dash where there is none yet."""
     if math.isnan(x):
         return "-"
@@ -215,7 +215,8 @@ def _number(x: float) -> str:
     return f"{x:,.1f}" if 10 <= abs(x) < 1e7 else f"{x:.2e}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Returns ``seconds`` as minutes and hours; a dash where nobody knows."""
     if not math.isfinite(seconds):
         return "-"
     whole = max(0, round(seconds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from torchbeast.tools.logs import Curve, read_curve
 _WINDOW = 100  # episodes per mean, as on the screen
 _POINTS = 200  # of a curve over several runs
 _RESAMPLES = 2000
+# Okabe and Ito's colours, which differ for all eyes; line styles go on where they end.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
+_STYLES = ("-", "--", ":", "-.")
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +53,42 @@ def plot_curves(
     _dress(axes, title)
     out = Path(out_png)
     out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    return out
+
+
+def plot_groups(
+    groups: Mapping[str, Sequence[Path | str]],
+    out_png: Path | str,
+    title: str,
+    window: int = _WINDOW,
+) -> Path:
+    """Returns the picture written: a line for each group of runs, by name.
+
+    A line is the mean over the runs of a group, of the last ``window`` games of each; around it is
+    the interval that holds 95% of bootstrap means over the runs.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: there is no run, or one has no finished games.
+    """
+    figure_class = _figure_class()
+    if not groups:
+        raise ValueError("expected at least one run with finished games, got none")
+    figure = figure_class(figsize=(7, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, runs) in enumerate(groups.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        grid, values = on_grid([read_curve(Path(run)) for run in runs], window=window)
+        if len(values) > 1:
+            low, high = bootstrap_interval(values)
+            axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(grid, values.mean(0), style, color=colour, linewidth=2, label=name)
+    axes.set_ylabel(f"return per game (mean of {window})")
+    axes.legend(frameon=False, fontsize="small")
+    _dress(axes, title)
+    out = Path(out_png)
     figure.savefig(out)
     return out
 

@@ -1,0 +1,231 @@
+"""Runs on the nodes of a Ray cluster: each is a task that starts the process and reports."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+
+from torchbeast.runners.checks import ConfigError
+from torchbeast.runners.config import RunConfig
+from torchbeast.runners.sweep.cores import claimed_cores, described
+from torchbeast.runners.sweep.place import Job, News
+from torchbeast.runners.sweep.process import RunProcess
+from torchbeast.runners.sweep.progress import Progress, read_progress
+from torchbeast.runners.sweep.travel import newest_checkpoint, packed, unpack
+
+PERIOD = 1.0  # seconds between two reports of a run
+GRACE = 60.0  # seconds in which a run must have saved
+STOPPED, LOST = 143, -1  # exit codes of runs that never began, and whose node is gone
+
+
+class Report(NamedTuple):
+    """What a node says of a run."""
+
+    where: str
+    progress: Progress
+    exit_code: int | None = None
+    message: str = ""
+    files: bytes | None = None  # the directory of the run, where the nodes do not share it
+
+
+def connect(address: str) -> None:
+    """Connects this process to the Ray cluster at ``address``; auto: the one of this machine.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"expected a running Ray cluster at --address {address}, got: {error}; "
+            f"start one with `ray start --head`"
+        ) from error
+
+
+class RayNodes:
+    """Runs as tasks of a Ray cluster, which chooses the nodes.
+
+    Where a node sees the folder of the sweep, a run writes there. Where it does not, the run writes
+    on its node, and its files come back with each checkpoint and at the end.
+
+    Args:
+        address: of the cluster.
+        folder: of the sweep, on this machine.
+        cpus_per_run: cores of each run.
+        gpus_per_run: GPUs of each run.
+        node_dir: where runs write on the nodes; None: where the nodes see ``folder`` there, else
+            below their temporary folder.
+
+    Raises:
+        ConfigError: no such cluster, or no node is large enough.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        folder: Path,
+        cpus_per_run: int,
+        gpus_per_run: float,
+        node_dir: str | None,
+    ) -> None:
+        connect(address)
+        _check_nodes(cpus_per_run, gpus_per_run)
+        remote: Any = ray.remote  # its types know neither generators nor actors made so
+        # Another try is the sweep's to decide: it has the files to go on from.
+        self._task = remote(
+            num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0, num_returns="streaming"
+        )(_run_on_node)
+        self._bell = remote(num_cpus=0)(Bell).remote()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mark = folder / f".seen-{uuid.uuid4().hex}"
+        self._mark.touch()
+        self._cpus = cpus_per_run
+        self._node_dir = node_dir
+        self._running: dict[Path, tuple[Job, Any]] = {}
+        self._last: dict[Path, News] = {}
+
+    def free(self) -> bool:
+        """Returns True: what finds no room waits in the cluster."""
+        return True
+
+    def start(self, job: Job) -> None:
+        """Hands a run to the cluster, with what there is of it."""
+        begun = packed(job.path) if newest_checkpoint(job.path) else None
+        reports = self._task.remote(
+            job.config, job.path, self._mark, self._node_dir, begun, self._cpus, self._bell
+        )
+        self._running[job.path] = job, reports
+        self._last[job.path] = News(job, "", read_progress(job.path))
+
+    def poll(self) -> list[News]:
+        """Returns how far each run is, and which have ended."""
+        for path, (job, reports) in list(self._running.items()):
+            try:
+                while ray.wait([reports], timeout=0, fetch_local=False)[0]:
+                    self._take(job, ray.get(next(reports)))
+            except StopIteration:
+                self._lose(job, "it ended without a word")
+            except ray.exceptions.RayError as error:
+                self._lose(job, str(error).strip().splitlines()[0])
+            if self._last[path].exit_code is not None:
+                self._running.pop(path, None)
+        news = list(self._last.values())
+        self._last = {n.job.path: n for n in news if n.exit_code is None}
+        return news
+
+    def stop(self) -> None:
+        """Asks every run to save and leave; what waits for room does not begin."""
+        self._bell.ring.remote()
+        for path, (job, reports) in self._running.items():
+            if not self._last[path].where:
+                ray.cancel(reports)
+                self._last[path] = News(job, "", read_progress(path), STOPPED)
+
+    def close(self) -> None:
+        """Ends at once what still goes on, and leaves the cluster."""
+        for _, reports in self._running.values():
+            ray.cancel(reports, force=True)
+        self._running.clear()
+        self._mark.unlink(missing_ok=True)
+        ray.shutdown()
+
+    def _take(self, job: Job, report: Report) -> None:
+        if report.files is not None:
+            unpack(report.files, job.path)
+        self._last[job.path] = News(job, *report[:4])
+
+    def _lose(self, job: Job, why: str) -> None:
+        if self._last[job.path].exit_code is None:
+            self._last[job.path] = self._last[job.path]._replace(exit_code=LOST, message=why)
+
+
+class Bell:
+    """An actor that every run asks whether it should save and leave."""
+
+    def __init__(self) -> None:
+        self._rung = False
+
+    def ring(self) -> None:
+        """Asks all to leave."""
+        self._rung = True
+
+    def rung(self) -> bool:
+        """Returns whether all should leave."""
+        return self._rung
+
+
+def _run_on_node(
+    config: RunConfig,
+    path: Path,
+    mark: Path,
+    node_dir: str | None,
+    begun: bytes | None,
+    cpus: int,
+    bell: Any,
+) -> Iterator[Report]:
+    """Yields reports of a run that goes on in a process of this node, until it has ended."""
+    shared = node_dir is None and mark.exists()
+    run = path if shared else _folder_here(node_dir, path) / path.name
+    if not shared and begun is not None and newest_checkpoint(run) <= newest_checkpoint(path):
+        unpack(begun, run)
+    with claimed_cores(cpus) as cores:
+        where = " of ".join(filter(None, [described(cores), socket.gethostname()]))
+        process = RunProcess(run, config, cores)
+        try:
+            yield from _reports(process, run, where, bell, shared)
+        finally:
+            process.kill()
+
+
+def _reports(
+    process: RunProcess, run: Path, where: str, bell: Any, shared: bool
+) -> Iterator[Report]:
+    sent, asked = newest_checkpoint(run), False
+    yield Report(where, read_progress(run))
+    while (code := process.poll()) is None:
+        time.sleep(PERIOD)
+        if not asked and _is_rung(bell):
+            asked = True
+            process.stop()
+        newest = newest_checkpoint(run)
+        files = packed(run) if newest != sent and not shared else None
+        sent = newest
+        yield Report(where, read_progress(run), files=files)
+    message = process.last_words() if code else ""
+    files = None if shared else packed(run)
+    yield Report(where, read_progress(run), code, message, files)
+
+
+def _is_rung(bell: Any) -> bool:
+    with contextlib.suppress(ray.exceptions.RayError):
+        return bool(ray.get(bell.rung.remote(), timeout=5.0))
+    return False
+
+
+def _folder_here(node_dir: str | None, path: Path) -> Path:
+    """Returns where runs of the sweep write on a node that does not share their folder."""
+    root = Path(node_dir) if node_dir else Path(tempfile.gettempdir()) / "torchbeast-sweeps"
+    folder = root / path.parent.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _check_nodes(cpus: int, gpus: float) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        have = "; ".join(f"{n.get('CPU', 0):g} cores, {n.get('GPU', 0):g} GPUs" for n in nodes)
+        ray.shutdown()
+        raise ConfigError(
+            f"expected a node with {cpus} cores and {gpus:g} GPUs for each run, got nodes with "
+            f"{have}; lower --cpus_per_run or --gpus_per_run"
+        )
