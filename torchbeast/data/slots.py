@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchbeast.data.rollout import ROW_FIELDS, Rollout, Tree, tree_leaves, tree
 from torchbeast.data.shared import SharedBlock, aligned
 from torchbeast.data.spec import ArraySpec, is_spec
 
+VERSION = np.dtype(np.int64)
 MAGIC_FLOAT = -4242.42  # what an unwritten float reads as; bytes read 0xAB
 
 
@@ -38,11 +40,11 @@ class Slot:
             size = self.num_bytes(spec, unroll_length, batch_size)
             memory = torch.empty(size, dtype=torch.uint8).numpy().data
         tree: Any = tuple(spec)
-        specs, treedef = optree.tree_flatten(tree, is_leaf=is_spec)
+        treedef = optree.tree_structure(tree, is_leaf=is_spec)
         offset = 0
         arrays: list[np.ndarray[Any, Any]] = []
-        for leaf, shape in zip(specs, _shapes(spec, unroll_length, batch_size), strict=True):
-            array = np.ndarray(shape, leaf.dtype, memory, offset)
+        for leaf in slot_arrays(spec, unroll_length, batch_size):
+            array = np.ndarray(leaf.shape, leaf.dtype, memory, offset)
             offset += aligned(array.nbytes)
             arrays.append(array)
         self._show(Rollout(*optree.tree_unflatten(treedef, arrays)))
@@ -62,11 +64,9 @@ class Slot:
     @staticmethod
     def num_bytes(spec: Rollout, unroll_length: int, batch_size: int) -> int:
         """Returns the bytes that a slot of this spec takes."""
-        specs = _leaves(spec)
-        shapes = _shapes(spec, unroll_length, batch_size)
         return sum(
-            aligned(int(np.prod(shape)) * leaf.dtype.itemsize)
-            for leaf, shape in zip(specs, shapes, strict=True)
+            aligned(math.prod(leaf.shape) * leaf.dtype.itemsize)
+            for leaf in slot_arrays(spec, unroll_length, batch_size)
         )
 
     def row(self, t: int) -> Rollout:
@@ -131,18 +131,18 @@ def slots_in(
     ]
 
 
+def slot_arrays(spec: Rollout, unroll_length: int, batch_size: int) -> list[ArraySpec]:
+    """Returns shape and type of each array of a slot, in the order of its leaves."""
+
+    def along_time(leaf: ArraySpec) -> ArraySpec:
+        return leaf._replace(shape=(unroll_length + 1, batch_size, *leaf.shape))
+
+    def state(leaf: ArraySpec) -> ArraySpec:
+        return leaf._replace(shape=(leaf.shape[0], batch_size, *leaf.shape[1:]))
+
+    rows, states = _leaves(spec[:ROW_FIELDS]), _leaves((spec.state,))
+    return [*map(along_time, rows), *map(state, states), ArraySpec((batch_size,), VERSION)]
+
+
 def _leaves(tree: Any) -> list[ArraySpec]:
-    specs: Any = tuple(tree)
-    return optree.tree_leaves(specs, is_leaf=is_spec)
-
-
-def _shapes(spec: Rollout, unroll_length: int, batch_size: int) -> list[tuple[int, ...]]:
-    def along_time(leaf: ArraySpec) -> tuple[int, ...]:
-        return (unroll_length + 1, batch_size, *leaf.shape)
-
-    def state(leaf: ArraySpec) -> tuple[int, ...]:
-        return (leaf.shape[0], batch_size, *leaf.shape[1:])
-
-    rows = _leaves(spec[:ROW_FIELDS])
-    states = _leaves((spec.state,))
-    return [*map(along_time, rows), *map(state, states), (batch_size,)]
+    return optree.tree_leaves(tree, is_leaf=is_spec)

@@ -7,6 +7,7 @@ import torch
 
 from torchbeast.data.replay.frame_stack import FrameStack
 from torchbeast.data.replay.memory import Array
+from torchbeast.data.stacks import breaks, words
 
 AGE = 0x7F  # bits of an age that count rows
 REPEATED = 0x80  # bit of an age: the episode's first stack repeats its frame, else it has zeros
@@ -77,16 +78,17 @@ class StoredFrames:
 
     def _check(self, stacks: Array, first: Array, before: Array) -> Array:
         """Returns where [T, W] a first stack repeats its frame; raises for what is no stack."""
+        stacks = words(stacks, 3)
         wrong = np.empty(first.shape, bool)
-        wrong[0] = _differ(stacks[0, :, :-1], before[:, 1:], 1)
-        wrong[1:] = _differ(stacks[1:, :, :-1], stacks[:-1, :, 1:], 2)
+        wrong[0] = breaks(words(before, 2), stacks[0])
+        wrong[1:] = breaks(stacks[:-1], stacks[1:])
         wrong &= ~first
         repeats = np.zeros(first.shape, bool)
         if first.any():
             begin = stacks[first]
-            repeated = ~_differ(begin[:, :-1], begin[:, -1:], 1)
+            repeated = (begin[:, :-1] == begin[:, -1:]).all((1, 2))
             repeats[first] = repeated
-            wrong[first] = ~repeated & _differ(begin[:, :-1], np.zeros_like(begin[:1, :1]), 1)
+            wrong[first] = ~repeated & begin[:, :-1].any((1, 2))
         if wrong.any():
             t, column = (int(x[0]) for x in wrong.nonzero())
             what = "zeros or one frame" if first[t, column] else "the newest of the row before"
@@ -106,8 +108,3 @@ class StoredFrames:
         inside = np.take_along_axis(repeats, np.maximum(began, 0), 0)
         repeated = np.where(began >= 0, inside, before >= REPEATED)
         return np.minimum(row - began, self.stack - 1) | np.where(repeated, REPEATED, 0)
-
-
-def _differ(a: Array, b: Array, leading: int) -> Array:
-    """Returns where along the ``leading`` dimensions anything of ``a`` is not as in ``b``."""
-    return (a != b).any(tuple(range(leading, a.ndim)))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from torchbeast.data.stacks import Array, breaks, words
 from torchbeast.envs.remote.protobuf import array, sized
-
-Array = np.ndarray[Any, Any]
 
 
 class Splitter:
@@ -29,8 +26,7 @@ class Splitter:
     def split(self, stacks: Array) -> tuple[Array, Array]:
         """Returns the newest frames [B, 1, ...], and which stacks [B] must go whole."""
         if self._known:
-            moved = _words(stacks)[:, :-1] != _words(self._last)[:, 1:]
-            whole = moved.reshape(len(stacks), -1).any(axis=1)
+            whole = breaks(words(self._last, 2), words(stacks, 2))
         else:
             whole = np.ones(len(stacks), bool)
         self._last[:] = stacks
@@ -63,9 +59,3 @@ class Joiner:
         for n, row in enumerate(rows):
             array(self._stacks[row])[:] = stacks[n * size : (n + 1) * size]
         return self._stacks
-
-
-def _words(stacks: Array) -> Array:
-    """Returns stacks as [B, k, words]: eight bytes are compared as fast as one."""
-    as_bytes = stacks.reshape(*stacks.shape[:2], -1).view(np.uint8)
-    return as_bytes if as_bytes.shape[-1] % 8 else as_bytes.view(np.uint64)
