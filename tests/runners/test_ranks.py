@@ -81,7 +81,7 @@ def test_a_killed_rank_ends_the_run_with_a_checkpoint(tmp_path: pathlib.Path) ->
 
     def after(run: Any) -> None:
         if run.learner.version == 5:
-            os.kill(run.ranks._followers[0].pid, signal.SIGKILL)
+            os.kill(run.ranks._followers._workers[0].pid, signal.SIGKILL)
             began.append(time.monotonic())
 
     with pytest.raises(RankFailed, match=r"learner-1 ended \(killed by SIGKILL\)"):

@@ -17,8 +17,9 @@ from torchbeast import envs
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import train_config
 from torchbeast.nets import choose
-from torchbeast.runners import build, checks
+from torchbeast.runners import checks
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.devices import device
 from torchbeast.runners.speed import Range, Speed, measure
 from torchbeast.tools.provenance import describe_run
 
@@ -88,7 +89,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "num_actors": system.num_actors,
         "envs_per_actor": system.envs_per_actor,
         "torch_threads": system.torch_threads,
-        "device": str(build.device(config)),
+        "device": str(device(config.system)),
     }
 
 

@@ -27,7 +27,7 @@ def failing() -> Iterator[None]:
     from torchbeast.envs import EnvError, UnknownEnvironment
     from torchbeast.runners.async_ import ActorFailed
     from torchbeast.runners.checks import ConfigError
-    from torchbeast.runners.ranks import RankFailed
+    from torchbeast.runners.meeting import RankFailed
     from torchbeast.tools.checkpoint import CheckpointError
     from torchbeast.tools.files import StorageError
     from torchbeast.tools.run_directory import RunLocked

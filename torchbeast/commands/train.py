@@ -15,6 +15,7 @@ from torchbeast.commands.flags import parse, train_config
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.checks import checked
 from torchbeast.runners.config import RunConfig, load_config, to_dict
+from torchbeast.runners.followers import Torchrun
 from torchbeast.runners.run import Result
 from torchbeast.runners.run import train as run_training
 from torchbeast.tools import checkpoint, run_directory
@@ -58,12 +59,18 @@ def resume(arguments: Sequence[str]) -> int:
 
 def launch(config: RunConfig) -> int:
     """Returns the exit code of a run: checks it, opens its directory, trains, says how it went."""
+    launcher = Torchrun.here()
+    if launcher is not None:
+        config = launcher.applied(config)
     config = checked(config)
+    if launcher is not None and launcher.rank > 0:
+        launcher.follow(config)
+        return 0
     continues = _prepare_directory(config)
     with RunDirectory(config.output.savedir, config.output.xpid, to_dict(config)) as directory:
         if continues:
             _refuse_other_shapes(directory.path, config)
-        result = run_training(config, directory)
+        result = run_training(config, directory, launcher)
     print(_closing_words(config, result))
     return result.exit_code
 

@@ -20,6 +20,7 @@ from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.devices import device, learners_here
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
 from torchbeast.runners.source import ActingJob, Source
@@ -34,43 +35,6 @@ class Parts(NamedTuple):
     algorithm: Algorithm
     source: Source
     learner: Learner
-
-
-def device(config: RunConfig) -> torch.device:
-    """Returns where the learner computes.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    return _found(config.system.device, "device", config.system.disable_cuda)
-
-
-def inference_device(config: RunConfig) -> torch.device:
-    """Returns where central inference computes.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if config.system.inference_device == "auto":
-        return device(config)
-    return _found(config.system.inference_device, "inference_device", config.system.disable_cuda)
-
-
-def _found(name: str, flag: str, disable_cuda: bool) -> torch.device:
-    if disable_cuda or name == "cpu":
-        return torch.device("cpu")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"expected --{flag} auto, cpu, cuda or cuda:N, got {name}") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"expected one of {torch.cuda.device_count()} CUDA devices, got --{flag} {name}; "
-            f"use --{flag} auto"
-        )
-    return chosen
 
 
 def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
@@ -97,7 +61,7 @@ def build(
     keep_freed_memory()
     spec = envs.spec(config.env)
     algorithm = make_algorithm(config, spec, config.system.num_learners)
-    algorithm.to(device(config))
+    algorithm.to(device(config.system, rank))
     torch.set_num_threads(config.system.torch_threads or _threads(config, algorithm))
     seed = rank_seed(config.system.seed, rank, steps)
     acting = acting_of(config, rank)
@@ -127,7 +91,7 @@ def _acting_here(
 ) -> tuple[Source, Weights]:
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
-    threads = max(1, _cores() // config.system.num_learners)
+    threads = max(1, _cores() // learners_here(config.system))
     env = _make_envs(config, threads)(acting.width, seed)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights, on_wait, acting, keeping)
@@ -195,7 +159,7 @@ def _threads(config: RunConfig, algorithm: Algorithm) -> int:
     """Returns the threads of PyTorch that a learner computes fastest with."""
     # Small products lose more to the meetings of threads than they gain by sharing.
     weights = max(p.numel() for p in algorithm.model.parameters())
-    return max(1, _cores() // config.system.num_learners) if weights > SMALL else 1
+    return max(1, _cores() // learners_here(config.system)) if weights > SMALL else 1
 
 
 def rank_seed(seed: int, rank: int, steps: int = 0) -> int:

@@ -15,8 +15,9 @@ from torchbeast.data.queue import check_divides
 from torchbeast.data.replay import Replay
 from torchbeast.data.shared import available_memory
 from torchbeast.runners.buffers import Keeping, make_buffer
-from torchbeast.runners.build import acting_of, device, inference_device, make_algorithm
+from torchbeast.runners.build import acting_of, make_algorithm
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.devices import device, inference_device, learners_here
 from torchbeast.runners.ranges import check_ranges
 
 REPLAYED_ENVS = 8  # of a learner with a replay, by default: many are answered at once
@@ -203,10 +204,11 @@ def _check_room(config: RunConfig, algorithm: Algorithm) -> None:
     keeping = Keeping(whole_stacks=system.replay_whole_stacks)
     replay = make_buffer(algorithm, acting, keeping, lambda slot: None)
     assert isinstance(replay, Replay)
-    needed, available = replay.ring.num_bytes * system.num_learners, available_memory()
+    here = learners_here(system)
+    needed, available = replay.ring.num_bytes * here, available_memory()
     if needed > available:
         raise ValueError(
-            f"expected {needed / 1e9:.2f} GB for the replays of {system.num_learners} learners, "
+            f"expected {needed / 1e9:.2f} GB for the replays of {here} learners, "
             f"and the machine has {available / 1e9:.2f} GB left; lower --replay_size, or keep them "
             f"on a disk with --replay_dir"
         )
@@ -228,10 +230,10 @@ def _at_least(least: int, **settings: int) -> None:
 
 def _check_precision(config: RunConfig) -> None:
     system = config.system
-    where = [device(config)]
+    where = [device(system)]
     if system.num_actors:
         central = system.inference == "central"
-        where.append(inference_device(config) if central else torch.device("cpu"))
+        where.append(inference_device(system) if central else torch.device("cpu"))
     on_cpu = any(place.type == "cpu" for place in where)
     # Without the instructions convolutions take a path that is a hundred times slower.
     bf16 = config.network.precision == "bf16"

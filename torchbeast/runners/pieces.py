@@ -25,8 +25,8 @@ from torchbeast.loops.weights import LocalWeights
 from torchbeast.runners.build import build
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.local import LocalSource
+from torchbeast.runners.meeting import TIMEOUT, RankFailed
 from torchbeast.runners.process import START_TIMEOUT
-from torchbeast.runners.ranks import TIMEOUT, RankFailed
 
 ACTING, LEARNING = ("env", "forward"), ("update", "all_reduce")
 NUM_ACTIONS = 64  # random actions of each environment, drawn before the clock starts

@@ -1,70 +1,76 @@
-"""Several learners on one machine: each acts and learns with its share of the batch."""
+"""Several learners, seen from rank 0: each acts and learns with its share of the batch."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import pathlib
-import tempfile
 import time
-import traceback
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from torchbeast.algorithms.base import Diverged
-from torchbeast.data.process import Worker
+from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.ranks import Disconnected
 from torchbeast.envs.vector import Episode
-from torchbeast.runners.build import build
-from torchbeast.runners.config import RunConfig
+from torchbeast.runners.exchange import (
+    GO,
+    STOP,
+    WAIT,
+    Turn,
+    await_all,
+    broadcast_state,
+    broadcast_turn,
+    gather_episodes,
+)
+from torchbeast.runners.followers import Followers
+from torchbeast.runners.meeting import TIMEOUT, Meeting, RankFailed
 from torchbeast.runners.process import START_TIMEOUT
 
-# A dead learner is noticed at once; this bounds one that is frozen. Environments may be slow.
-TIMEOUT = datetime.timedelta(minutes=5)
+__all__ = ["RankFailed", "Ranks"]
 
-
-class RankFailed(RuntimeError):
-    """Another learner of this run ended; the message holds its traceback."""
+EPISODES_PERIOD = 0.2  # seconds between two gatherings of episodes: more would cost time
+WAIT_PERIOD = TIMEOUT.total_seconds() / 5  # between two words to those that wait for rank 0
 
 
 class Ranks:
-    """The other learners of a run, seen from rank 0; none if there is one learner.
+    """The other learners of a run; none if there is one learner.
 
     Every rank makes the same number of updates. Rank 0 decides after each whether to go on, and
     alone logs and saves.
 
     Args:
-        config: a checked config.
-        state: what every rank starts from, as ``Algorithm.state_dict`` gives it.
+        followers: the others, wherever they are started.
+        size: number of learners.
+        algorithm: of rank 0: what every rank starts from.
         steps: environment steps learned from so far.
         version: updates so far.
+
+    Raises:
+        RankFailed: one of them did not start.
     """
 
     def __init__(
         self,
-        config: RunConfig,
-        state: dict[str, Any],
+        followers: Followers,
+        size: int,
+        algorithm: Algorithm,
         steps: int = 0,
         version: int = 0,
     ) -> None:
-        self._followers: list[Worker] = []
+        self._followers = followers
         self._episodes: list[Episode] = []
-        self._size = config.system.num_learners
+        self._next_episodes = self._next_word = 0.0
+        self._meeting: Meeting | None = None
         # What all learners' schedules go by; None: there is one learner, which counts itself.
         self.steps: int | None = None
-        if self._size == 1:
-            return
-        self._folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
-        store = pathlib.Path(self._folder.name) / "store"
-        for rank in range(1, self._size):
-            arguments = (config, rank, store, state, steps, version)
-            self._followers.append(Worker(follow, arguments, name=f"learner-{rank}"))
         try:
-            self._await_start()
-            _join(store, 0, self._size)
+            if size > 1:
+                self._meeting = Meeting(followers.address, 0, size)
+                followers.start(self._meeting.address)
+                self._await_all(self._meeting)
+                with self.failing_with_traceback():
+                    self._meeting.join(algorithm.device)
+                    # Also for a new run: a user's network may not begin the same everywhere.
+                    state = {"algorithm": algorithm.state_dict(), "steps": steps}
+                    broadcast_state(state | {"version": version})
+                    await_all()  # they are made
         except BaseException:
             self.close()
             raise
@@ -75,12 +81,19 @@ class Ranks:
         Raises:
             RankFailed: one of them ended.
         """
-        if self._followers:
-            with self.failing_with_traceback():
-                _broadcast(stop, steps)
-            self._receive()
+        if self._meeting is not None:
+            self._tell(STOP if stop else GO, steps)
             self.steps = steps
         return stop
+
+    def hold(self) -> None:
+        """Tells those that wait for rank 0 that it is still there; call it often while it is busy.
+
+        Raises:
+            RankFailed: one of them ended.
+        """
+        if self._meeting is not None and time.monotonic() >= self._next_word:
+            self._tell(WAIT, 0)
 
     def episodes(self) -> list[Episode]:
         """Returns the episodes that ended on other ranks since the last call."""
@@ -92,84 +105,43 @@ class Ranks:
         """Turns the broken connection to a dead rank into RankFailed with that rank's traceback."""
         try:
             yield
-        except Diverged:  # on all ranks at once, and no broken connection
-            raise
-        except RuntimeError as error:
-            dead = [worker for worker in self._followers if worker.wait(1.0)]
-            self._receive()
-            if not dead:
-                raise
-            raise RankFailed(f"{dead[0].name} ended ({dead[0].exit_text()})") from error
+        except Disconnected as error:
+            raise RankFailed(self._cause() or str(error)) from error
 
     def close(self) -> None:
         """Ends the other learners."""
-        for worker in self._followers:
-            worker.kill()
-        if self._followers:
-            self._followers = []
-            # A group with dead members cannot be ended politely.
-            with contextlib.suppress(RuntimeError):
-                if dist.is_initialized():
-                    dist.destroy_process_group()
-            self._folder.cleanup()
+        if self._meeting is not None:
+            self._meeting.end()
+        self._followers.close()
+        if self._meeting is not None:
+            self._meeting.close()
+            self._meeting = None
 
-    def _await_start(self) -> None:
+    def _tell(self, action: int, steps: int) -> None:
+        now = time.monotonic()
+        gather = action == STOP or now >= self._next_episodes
+        with self.failing_with_traceback():
+            broadcast_turn(Turn(action, steps, gather))
+            if gather:
+                self._next_episodes = now + EPISODES_PERIOD
+                self._episodes += gather_episodes([])
+        # After the last turn nobody listens.
+        self._next_word = float("inf") if action == STOP else now + WAIT_PERIOD
+
+    def _await_all(self, meeting: Meeting) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        for worker in self._followers:
-            while not worker.connection.poll(0.2):
-                late = time.monotonic() > deadline
-                if late or not worker.alive:
-                    raise RankFailed(f"{worker.name} did not start ({worker.exit_text()})")
-        self._receive()
+        while not meeting.all_here():
+            failure = self._followers.failure()
+            if failure or time.monotonic() > deadline:
+                raise RankFailed(f"a learner did not start: {failure or f'{START_TIMEOUT:.0f} s'}")
+            time.sleep(0.01)
 
-    def _receive(self) -> None:
-        for rank, worker in enumerate(self._followers, start=1):
-            with contextlib.suppress(EOFError, OSError):
-                while worker.connection.poll():
-                    kind, content = worker.connection.recv()
-                    if kind == "failed":
-                        raise RankFailed(f"learner {rank} of {self._size} failed:\n{content}")
-                    self._episodes += content
-
-
-def follow(
-    connection: Connection,
-    config: RunConfig,
-    rank: int,
-    store: pathlib.Path,
-    state: dict[str, Any],
-    steps: int,
-    version: int,
-) -> None:
-    """Runs learner ``rank``: the same loop as rank 0's, without logs and files."""
-    try:
-        algorithm, source, learner = build(config, rank, steps)
-        connection.send(("episodes", []))  # says that all is made
-        _join(store, rank, config.system.num_learners)
-        algorithm.load_state_dict(state)
-        learner.resume(steps, version)
-        while True:
-            stop, steps_of_all = _broadcast(False, 0)
-            if stop:
-                break
-            source.fill()
-            learner.step(steps_of_all)
-            learner.metrics()
-            connection.send(("episodes", source.episodes()))
-        source.close()
-    except Exception:
-        with contextlib.suppress(OSError):
-            connection.send(("failed", traceback.format_exc()))
-
-
-def _join(store: pathlib.Path, rank: int, size: int) -> None:
-    dist.init_process_group(
-        "gloo", init_method=store.as_uri(), rank=rank, world_size=size, timeout=TIMEOUT
-    )
-
-
-def _broadcast(stop: bool, steps: int) -> tuple[bool, int]:
-    """Returns what rank 0 says: whether to stop, and the environment steps so far."""
-    told = torch.tensor([int(stop), steps])
-    dist.broadcast(told, 0)
-    return bool(told[0]), int(told[1])
+    def _cause(self) -> str | None:
+        """Returns why a learner ended; waits a moment, because a connection breaks before that."""
+        deadline = time.monotonic() + 1.0
+        cause = None
+        while cause is None and time.monotonic() < deadline:
+            assert self._meeting is not None
+            cause = self._meeting.failure() or self._followers.failure()
+            time.sleep(0.02)
+        return cause

@@ -15,6 +15,7 @@ from torchbeast.envs.vector import Episode
 from torchbeast.loops.evaluate import evaluate
 from torchbeast.runners.build import build, rank_seed
 from torchbeast.runners.config import RunConfig, save_config, to_dict
+from torchbeast.runners.followers import Followers, Spawned
 from torchbeast.runners.ranks import Ranks
 from torchbeast.runners.replay_checkpoint import ReplayCheckpoint
 from torchbeast.runners.source import Interrupted
@@ -44,15 +45,17 @@ class Result(NamedTuple):
     exit_code: int  # 0 done, 130 or 143 stopped by a signal and saved
 
 
-def train(config: RunConfig, directory: RunDirectory) -> Result:
+def train(config: RunConfig, directory: RunDirectory, followers: Followers | None = None) -> Result:
     """Returns how the run of a checked config ended; continues what ``directory`` has of it.
+
+    ``followers`` are the other learners; by default processes of this machine.
 
     Raises:
         CheckpointError: there are checkpoints, and none of them is whole.
         RankFailed, ActorFailed, EnvError, Diverged: after saving what was learned.
     """
     with StopFlag() as stop:
-        run = Run(config, directory, stop)
+        run = Run(config, directory, stop, followers or Spawned(config))
         try:
             run.loop()
             return run.finish()
@@ -66,7 +69,9 @@ def train(config: RunConfig, directory: RunDirectory) -> Result:
 class Run:
     """The state of one training run on rank 0: learner, source, other ranks, and the tools."""
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, stop: StopFlag) -> None:
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, stop: StopFlag, followers: Followers
+    ) -> None:
         self.config = config
         self.directory = directory
         self.stop = stop
@@ -86,12 +91,12 @@ class Run:
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
         save_config(config, path / "config.yaml")
         try:
-            self._build(saved)
+            self._build(saved, followers)
         except BaseException:
             self.close()
             raise
 
-    def _build(self, saved: checkpoint.Snapshot | None) -> None:
+    def _build(self, saved: checkpoint.Snapshot | None, followers: Followers) -> None:
         config = self.config
         steps = saved.step if saved is not None else 0
         self.algorithm, self.source, self.learner = build(config, 0, steps, self._on_wait)
@@ -100,8 +105,8 @@ class Run:
         version = self._take_back(saved) if saved is not None else 0
         self.learner.resume(steps, version)
         self._told_step = steps
-        # Also at the start: a network of the user's may not begin the same in every process.
-        self.ranks = Ranks(config, self.algorithm.state_dict(), steps, version)
+        size = config.system.num_learners
+        self.ranks = Ranks(followers, size, self.algorithm, steps, version)
         self._close_later.append(self.ranks.close)
         interval = config.output.eval_interval
         self._next_eval = interval and steps - steps % interval + interval
@@ -245,6 +250,10 @@ class Run:
             self._tell_episodes()
             self._write_row()
 
+    def _on_evaluation_row(self) -> None:
+        self._on_wait()
+        self.ranks.hold()
+
     def _steps_to_tell(self) -> bool:
         return self.learner.steps > self._told_step
 
@@ -298,7 +307,9 @@ class Run:
         env = envs.make(config, count, seed)
         try:
             steps = self.config.output.eval_max_steps
-            self.games = evaluate(self.algorithm, env, max_steps=steps, on_row=self._on_wait)
+            self.games = evaluate(
+                self.algorithm, env, max_steps=steps, on_row=self._on_evaluation_row
+            )
         except Interrupted:
             return
         finally:

@@ -14,6 +14,7 @@ import torch
 from torchbeast.algorithms.base import Once
 from torchbeast.runners.build import build
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.followers import Spawned
 from torchbeast.runners.pieces import PieceGroup, piece_groups
 from torchbeast.runners.ranks import Ranks
 
@@ -167,7 +168,7 @@ class WholeRun:
         self._parts = build(config, 0)
         try:
             self._parts.learner.resume(0, 0)
-            self._ranks = Ranks(config, self._parts.algorithm.state_dict())
+            self._ranks = Ranks(Spawned(config), config.system.num_learners, self._parts.algorithm)
         except BaseException:
             self._parts.source.close()
             raise
