@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import uuid
 from urllib.parse import urlsplit
 
 import torch
@@ -28,6 +29,8 @@ class Meeting:
     Its words outlive a broken connection, so they tell why it broke: a learner that fails leaves
     its traceback, and rank 0 leaves word that the run is over before it goes.
 
+    On rank 0 ``admit`` must be called until it returns True; others wait for that meanwhile.
+
     Args:
         address: ``file:///path``, ``tcp://HOST:PORT`` (rank 0 listens there, 0: at any port), or
             ``env://`` with what torchrun sets. Nobody is asked who he is: for trusted networks.
@@ -35,22 +38,35 @@ class Meeting:
         size: how many there are.
 
     Raises:
-        Disconnected: the store of rank 0 is not there.
+        Disconnected: rank 0 or its store does not come.
     """
 
     def __init__(self, address: str, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        name = uuid.uuid4().hex
         with connected():
-            self._store = _open(address, rank, size)
+            self._hall = _open(address, rank, size)
+            if rank > 0:
+                self._hall.set(f"come-{rank}", name)
+                name = self._hall.get(f"room-{name}").decode()
+            # torchrun's store outlives a restart: each time the learners meet in another room of
+            # it, whose name rank 0 tells those who come.
+            self._room = name
+            self._store = dist.PrefixStore(name, self._hall)
             self._store.add(ARRIVED, 1)
         self.address = address
-        if isinstance(self._store, dist.TCPStore):
-            self.address = f"tcp://{urlsplit(address).hostname}:{self._store.port}"
+        if isinstance(self._hall, dist.TCPStore):
+            self.address = f"tcp://{urlsplit(address).hostname}:{self._hall.port}"
 
-    def all_here(self) -> bool:
-        """Returns whether every learner has come."""
-        return self._store.add(ARRIVED, 0) >= self.size
+    def admit(self) -> bool:
+        """Returns whether every learner has come, after telling those who came where; on rank 0."""
+        with connected():
+            for rank in range(1, self.size):
+                if self._hall.check([f"come-{rank}"]):
+                    name = self._hall.get(f"come-{rank}").decode()
+                    self._hall.set(f"room-{name}", self._room)
+            return self._store.add(ARRIVED, 0) >= self.size
 
     def join(self, device: torch.device) -> None:
         """Connects this learner, which computes on ``device``, with all others; waits for them.

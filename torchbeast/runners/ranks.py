@@ -130,7 +130,7 @@ class Ranks:
 
     def _await_all(self, meeting: Meeting) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not meeting.all_here():
+        while not meeting.admit():
             failure = self._followers.failure()
             if failure or time.monotonic() > deadline:
                 raise RankFailed(f"a learner did not start: {failure or f'{START_TIMEOUT:.0f} s'}")
