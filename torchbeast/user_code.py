@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
+import tempfile
 import traceback
 import zlib
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 FILE_PREFIX = "torchbeast_file_"  # of the names under which files are known
+CARRIED = "TORCHBEAST_CARRIED"  # names the folder with files of another machine
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def is_reference(name: str) -> bool:
@@ -47,6 +53,32 @@ def absolute(name: str) -> str:
     return f"{path.resolve()}:{attribute}" if where.endswith(".py") and path.is_file() else name
 
 
+def carry_out(names: Iterable[str]) -> dict[str, str]:
+    """Returns the texts, by path, of the files that references among ``names`` lie in.
+
+    Another machine that does not have the files takes them with ``carry_in``.
+    """
+    paths = (pathlib.Path(absolute(name).rpartition(":")[0]) for name in names)
+    return {str(path): path.read_text() for path in paths if path.suffix == ".py"}
+
+
+def carry_in(files: dict[str, str]) -> None:
+    """Lets this process, and those that it starts, find files of another machine by their paths."""
+    if not files:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
+    _folders.append(folder)  # gone with this process
+    for path, text in files.items():
+        file = _carried(folder.name, path)
+        file.parent.mkdir()
+        file.write_text(text)
+    os.environ[CARRIED] = folder.name
+
+
+def _carried(folder: str, path: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(folder, f"{zlib.crc32(str(path).encode()):x}", pathlib.Path(path).name)
+
+
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -58,6 +90,8 @@ def _module(name: str) -> ModuleType:
 
 
 def _module_of_file(path: pathlib.Path) -> ModuleType:
+    carried = _carried(os.environ.get(CARRIED, ""), path)
+    path = carried if CARRIED in os.environ and carried.is_file() else path
     if not path.is_file():
         raise ValueError(f"expected a Python file, got {str(path)!r}, which does not exist")
     # Known under a name of its own: dataclasses and pickles look their module up. Loaded once.

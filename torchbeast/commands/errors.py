@@ -27,6 +27,7 @@ def failing() -> Iterator[None]:
     from torchbeast.envs import EnvError, UnknownEnvironment
     from torchbeast.runners.async_ import ActorFailed
     from torchbeast.runners.checks import ConfigError
+    from torchbeast.runners.cluster.session import ClusterError
     from torchbeast.runners.meeting import RankFailed
     from torchbeast.tools.checkpoint import CheckpointError
     from torchbeast.tools.files import StorageError
@@ -34,7 +35,7 @@ def failing() -> Iterator[None]:
 
     codes: list[tuple[tuple[type[BaseException], ...], int]] = [
         ((ConfigError, UnknownEnvironment), 2),
-        ((ActorFailed, RankFailed, EnvError), 3),
+        ((ActorFailed, RankFailed, EnvError, ClusterError), 3),
         ((Diverged,), 4),
         ((StorageError,), 5),
         ((RunLocked,), 6),

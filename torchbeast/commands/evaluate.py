@@ -18,9 +18,9 @@ from torchbeast.commands.flags import parse
 from torchbeast.commands.train import config_of, describe, run_argument
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.evaluate import evaluate as play_games
-from torchbeast.runners.build import make_algorithm
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
+from torchbeast.runners.jobs import make_algorithm
 from torchbeast.tools import checkpoint
 from torchbeast.tools.video import write_video
 

@@ -77,7 +77,8 @@ def parse(default: T, program: str, arguments: Sequence[str]) -> T:
 def _refuse_same_names(config: RunConfig) -> None:
     """Raises UsageError if a setting of the algorithm would be the flag of another setting."""
     own = {field.name for field in dataclasses.fields(config.algorithm)}
-    groups = (config.env, config.network, config.system, config.output, Sources())
+    groups: list[Any] = [config.env, config.network, config.system, config.cluster]
+    groups += [config.output, Sources()]
     taken = {field.name for group in groups for field in dataclasses.fields(group)}
     if own & taken:
         raise UsageError(

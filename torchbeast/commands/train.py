@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torchbeast.algorithms import ALGORITHMS
@@ -14,8 +14,12 @@ from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import parse, train_config
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.checks import checked
+from torchbeast.runners.cluster.learners import ClusterFollowers
+from torchbeast.runners.cluster.plan import planned
+from torchbeast.runners.cluster.session import connected, cpus
+from torchbeast.runners.cluster.supervise import supervise
 from torchbeast.runners.config import RunConfig, load_config, to_dict
-from torchbeast.runners.followers import Torchrun
+from torchbeast.runners.followers import Followers, Torchrun
 from torchbeast.runners.run import Result
 from torchbeast.runners.run import train as run_training
 from torchbeast.tools import checkpoint, run_directory
@@ -58,12 +62,35 @@ def resume(arguments: Sequence[str]) -> int:
 
 
 def launch(config: RunConfig) -> int:
+    """Returns the exit code of a run, on this machine or on a cluster."""
+    if config.cluster.runner == "cluster":
+        checked(planned(config, [1.0]))  # what is wrong is told before a cluster is asked
+        return supervise(config, learn_on_cluster)
+    return learn(config)
+
+
+def learn_on_cluster(config: RunConfig, stopped: Callable[[], bool]) -> int:
+    """Returns the exit code of a run whose actors are those of a cluster, unless it is stopped."""
+    cluster = config.cluster
+    with connected(cluster.address, cluster.cluster_token, cluster.trust_network) as ray:
+        if stopped():
+            return 130
+        config = planned(config, cpus(ray))
+        system, each = config.system, config.cluster.actors_per_worker
+        print(
+            f"{system.num_actors} actors in {system.num_actors // each} workers on a cluster of "
+            f"{len(ray.nodes())} nodes; workers take a while to start"
+        )
+        return learn(config, ClusterFollowers(config))
+
+
+def learn(config: RunConfig, launcher: Followers | None = None) -> int:
     """Returns the exit code of a run: checks it, opens its directory, trains, says how it went."""
-    launcher = Torchrun.here()
-    if launcher is not None:
+    launcher = launcher or Torchrun.here()
+    if isinstance(launcher, Torchrun):
         config = launcher.applied(config)
     config = checked(config)
-    if launcher is not None and launcher.rank > 0:
+    if isinstance(launcher, Torchrun) and launcher.rank > 0:
         launcher.follow(config)
         return 0
     continues = _prepare_directory(config)

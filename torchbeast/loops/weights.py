@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -53,15 +54,18 @@ class SharedWeights:
 
     def publish(self, model: nn.Module, version: int) -> None:
         """Makes the weights of ``model`` the newest. One process only may call it."""
+        self.put(raw(model), version)
+
+    def put(self, parts: Iterable[np.ndarray], version: int) -> None:
+        """Makes bytes, as ``raw`` gives them, the newest weights; as ``publish``."""
         words, buffers = self._views()
         number = int(words[NEWEST]) + 1  # not the version, which may stay or jump on a resume
         words[ANNOUNCED] = number
         offset = 0
         target = buffers[number % 2]
-        for x in _tensors(model):
-            raw = x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-            target[offset : offset + raw.size] = raw
-            offset += raw.size
+        for part in parts:
+            target[offset : offset + part.size] = part
+            offset += part.size
         words[VERSION + number % 2] = version
         words[NEWEST] = number
 
@@ -77,9 +81,9 @@ class SharedWeights:
         offset = 0
         for x in _tensors(model):
             end = offset + x.nbytes
-            raw = torch.from_numpy(copy[offset:end]).view(x.dtype).view(x.shape)
+            newest = torch.from_numpy(copy[offset:end]).view(x.dtype).view(x.shape)
             with torch.no_grad():
-                x.copy_(raw)
+                x.copy_(newest)
             offset = end
         return version
 
@@ -87,6 +91,12 @@ class SharedWeights:
         words = np.frombuffer(self._block.memory, np.int64, 4)
         both = np.frombuffer(self._block.memory, np.uint8, 2 * self._size, offset=64)
         return words, [both[: self._size], both[self._size :]]
+
+
+def raw(model: nn.Module) -> Iterator[np.ndarray]:
+    """Yields the bytes of each of the model's parameters and buffers, uint8 [n]."""
+    for x in _tensors(model):
+        yield x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -11,19 +10,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchbeast import algorithms, envs
+from torchbeast import envs
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data import EnvSpec
-from torchbeast.loops.alternating import in_groups
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
 from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffer
+from torchbeast.runners.cluster import ClusterPool, ObjectWeights, workers_of
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device, learners_here
+from torchbeast.runners.jobs import actor_job, make_algorithm, make_envs
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
-from torchbeast.runners.source import ActingJob, Source
+from torchbeast.runners.source import Source
 from torchbeast.tools.memory import keep_freed_memory
 
 SMALL = 100_000  # weights in the largest layer of a network that one thread computes fastest
@@ -35,20 +35,6 @@ class Parts(NamedTuple):
     algorithm: Algorithm
     source: Source
     learner: Learner
-
-
-def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
-    """Returns the algorithm with one rank's share of the batch; seeded, so equal on all ranks."""
-    torch.manual_seed(config.system.seed)
-    shared = ("batch_size", "replay_size", "min_replay_size")
-    share = dataclasses.replace(
-        config.algorithm,
-        **{
-            k: getattr(config.algorithm, k) // ranks for k in shared if hasattr(config.algorithm, k)
-        },
-    )
-    algorithm = algorithms.find(config.algo)
-    return algorithm(share, config.network, spec, config.system.total_steps)
 
 
 def build(
@@ -67,6 +53,8 @@ def build(
     acting = acting_of(config, rank)
     keeping = Keeping(seed, config.system.replay_dir, config.system.replay_whole_stacks)
     make_source = _actors if config.system.num_actors else _acting_here
+    if config.cluster.runner == "cluster":
+        make_source = _on_cluster
     source, weights = make_source(config, spec, algorithm, seed, acting, keeping, on_wait)
     return Parts(algorithm, source, Learner(algorithm, source.buffer, weights))
 
@@ -92,7 +80,7 @@ def _acting_here(
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
     threads = max(1, _cores() // learners_here(config.system))
-    env = _make_envs(config, threads)(acting.width, seed)
+    env = make_envs(config, threads)(acting.width, seed)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights, on_wait, acting, keeping)
     seed_all(seed)  # after all that draws random numbers of its own
@@ -108,16 +96,12 @@ def _actors(
     keeping: Keeping,
     on_wait: Callable[[], None] | None,
 ) -> tuple[Source, Weights]:
-    system, ranks = config.system, config.system.num_learners
-    num_buffers = system.num_buffers // ranks
+    system = config.system
+    num_buffers = system.num_buffers // system.num_learners
     check_buffer(algorithm, acting, num_buffers)
     weights = SharedWeights(algorithm.model)
     source = ActorPool(
-        ActingJob(
-            functools.partial(make_algorithm, config, spec, ranks),
-            _make_envs(config, num_threads=1),
-            algorithm.needs.unroll_length,
-        ),
+        actor_job(config, spec, algorithm),
         algorithm,
         weights,
         acting=acting,
@@ -132,21 +116,29 @@ def _actors(
     return source, weights
 
 
-def _make_envs(config: RunConfig, num_threads: int) -> Callable[[int, int], envs.VectorEnv]:
-    """Returns the function of (num_envs, seed) that makes environments in --env_groups.
-
-    Each group has all of the threads: it steps while the others are answered or wait. Each
-    environment server has groups of its own.
-    """
-    threads = config.env.env_threads or num_threads
-    servers = config.env.env_servers
-    places = [dataclasses.replace(config.env, env_servers=(server,)) for server in servers]
-    makes = [
-        functools.partial(envs.make, place, num_threads=threads)
-        for place in places or [config.env]
-        for _ in range(config.system.env_groups)
-    ]
-    return functools.partial(in_groups, makes)
+def _on_cluster(
+    config: RunConfig,
+    spec: EnvSpec,
+    algorithm: Algorithm,
+    seed: int,
+    acting: Acting,
+    keeping: Keeping,
+    on_wait: Callable[[], None] | None,
+) -> tuple[Source, Weights]:
+    num_buffers = config.system.num_buffers // config.system.num_learners
+    check_buffer(algorithm, acting, num_buffers)
+    weights = ObjectWeights(algorithm.model)
+    source = ClusterPool(
+        algorithm,
+        weights,
+        workers_of(config, spec, acting, seed),
+        make_buffer=functools.partial(make_buffer, algorithm, acting, keeping),
+        num_buffers=acting.slots_each(num_buffers) * acting.lanes,
+        on_wait=on_wait or _nothing,
+        max_restarts=config.system.max_restarts,
+    )
+    torch.manual_seed(seed)
+    return source, weights
 
 
 def _cores() -> int:

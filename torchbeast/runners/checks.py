@@ -15,9 +15,10 @@ from torchbeast.data.queue import check_divides
 from torchbeast.data.replay import Replay
 from torchbeast.data.shared import available_memory
 from torchbeast.runners.buffers import Keeping, make_buffer
-from torchbeast.runners.build import acting_of, make_algorithm
+from torchbeast.runners.build import acting_of
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device, inference_device, learners_here
+from torchbeast.runners.jobs import make_algorithm
 from torchbeast.runners.ranges import check_ranges
 
 REPLAYED_ENVS = 8  # of a learner with a replay, by default: many are answered at once

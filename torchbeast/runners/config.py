@@ -94,6 +94,32 @@ class SystemConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """Acting on the machines of a Ray cluster."""
+
+    runner: Literal["machine", "cluster"] = "machine"
+    """machine: every process on this one. cluster: actors, and learners but the first, wherever a
+    Ray cluster has room."""
+    address: str | None = None
+    """Head of the cluster, `host:port`, or `auto` for the one that this machine is part of; left
+    out: a cluster of this machine alone, which ends with the run."""
+    cluster_token: str | None = None
+    """A file with the token of the cluster."""
+    trust_network: bool = False
+    """Use a cluster without a token, where nobody else can reach it."""
+    actors_per_worker: int = 0
+    """Actor processes that one worker of the cluster runs on its node; --num_actors are so many in
+    all. 0: as many as the smallest node has CPUs."""
+    cpus_per_actor: float = 1.0
+    """CPUs that Ray reserves for each actor."""
+    codec: Literal["auto", "none", "lz4", "zlib"] = "auto"
+    """How rollouts are compressed; auto: as fits the network, which each worker probes."""
+    learner_restarts: int = 3
+    """Times in a row, without a checkpoint between, that a learner which died goes on from the
+    last checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputConfig:
     """What is written, and when."""
 
@@ -133,11 +159,16 @@ class RunConfig:
     algorithm: Any = dataclasses.field(default_factory=algorithms.Impala.config_type)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
+    cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
         if not self.algo:
             object.__setattr__(self, "algo", algorithms.name_of(self.algorithm))
+
+    def references(self) -> tuple[str, ...]:
+        """Returns the settings that may name code of the user's, in files or modules."""
+        return (self.algo, self.env.env, self.network.network)
 
     def __reduce__(self) -> Any:
         """Returns how another process makes this again, where no file of the user is imported."""

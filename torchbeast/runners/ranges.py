@@ -39,16 +39,18 @@ RANGES = {
     **dict.fromkeys(["sequence_length", "target_interval", "num_quantiles"], (1, math.inf)),
     **dict.fromkeys(["num_taus", "num_target_taus", "num_acting_taus"], (1, math.inf)),
     **dict.fromkeys(["num_atoms"], (2, math.inf)),
-    **dict.fromkeys(["burn_in"], (0, math.inf)),
     **dict.fromkeys(["inference_min_batch", "inference_max_batch"], (1, math.inf)),
     **dict.fromkeys(["inference_timeout_ms", "inference_threads"], (0, math.inf)),
+    **dict.fromkeys(["burn_in", "actors_per_worker", "learner_restarts"], (0, math.inf)),
+    **dict.fromkeys(["cpus_per_actor"], (0.001, math.inf)),
     **dict.fromkeys(["lstm_size", "env_workers", "env_threads", "max_lag"], (0, math.inf)),
 }
 
 
 def check_ranges(config: RunConfig) -> None:
     """Raises ValueError, which names the flag, if a number of ``config`` is out of its range."""
-    groups = (config.env, config.algorithm, config.network, config.system, config.output)
+    groups = [config.env, config.algorithm, config.network, config.system]
+    groups += [config.cluster, config.output]
     for group in groups:
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)

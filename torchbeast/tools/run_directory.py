@@ -57,7 +57,7 @@ class RunDirectory:
         self.savedir = expand(savedir)
         with _storage_errors(self.savedir):
             self.savedir.mkdir(parents=True, exist_ok=True)
-            self.path = _new_directory(self.savedir) if xpid is None else self.savedir / _name(xpid)
+            self.path = new_directory(self.savedir) if xpid is None else self.savedir / _name(xpid)
             self.path.mkdir(exist_ok=True)
             self.xpid = self.path.name
             self._lock = lock_file(self.path / "run.lock")
@@ -165,18 +165,24 @@ def _name(xpid: str) -> str:
     return xpid
 
 
-def _new_directory(savedir: Path) -> Path:
-    """Returns a directory that nobody had: runs of a sweep start within one second."""
+def new_directory(savedir: Path) -> Path:
+    """Returns a directory that nobody had: runs of a sweep start within one second.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     stem = time.strftime("torchbeast-%Y%m%d-%H%M%S")
     number = 1
-    while True:
-        path = savedir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path
+    with _storage_errors(savedir):
+        savedir.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = savedir / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return path
 
 
 def lock_file(path: Path) -> int:
