@@ -165,14 +165,13 @@ def _place(flags: argparse.Namespace, folder: Path) -> Place:
         if not flags.gpus_per_run and sweeps.usable_gpus():
             print("the GPUs stay idle; --gpus_per_run 1 gives each run one", file=sys.stderr)
         return sweeps.LocalSlots(slots)
-    from torchbeast.runners.sweep.on_ray import RayNodes
-
     try:
-        return RayNodes(
-            flags.address, folder, flags.cpus_per_run, flags.gpus_per_run, flags.node_dir
-        )
-    except ModuleNotFoundError as error:
-        raise UsageError(str(error)) from error
+        from torchbeast.runners.sweep.on_ray import RayNodes
+    except ImportError as error:
+        raise UsageError(
+            f"expected Ray for --address, got: {error}; pip install 'torchbeast[ray]'"
+        ) from error
+    return RayNodes(flags.address, folder, flags.cpus_per_run, flags.gpus_per_run, flags.node_dir)
 
 
 def _run(jobs: Sequence[Job], place: Place, retries: int, folder: Path, title: str) -> int:
