@@ -119,19 +119,23 @@ def _config_of(
     return _switched(config, switches)
 
 
+def _groups(config: RunConfig) -> dict[str, Any]:
+    named = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: group for name, group in named.items() if dataclasses.is_dataclass(group)}
+
+
 def _settings(config: RunConfig) -> dict[str, Any]:
-    groups = (config.env, config.algorithm, config.network, config.system, config.output)
+    groups = _groups(config).values()
     return {f.name: getattr(g, f.name) for g in groups for f in dataclasses.fields(g)}
 
 
 def _switched(config: RunConfig, switches: dict[str, bool]) -> RunConfig:
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        group = getattr(config, field.name)
-        if dataclasses.is_dataclass(group) and not isinstance(group, type):
-            mine = {f.name for f in dataclasses.fields(group)} & set(switches)
-            groups[field.name] = dataclasses.replace(group, **{n: switches[n] for n in mine})
-    return dataclasses.replace(config, **groups)
+    """Returns ``config`` with settings that are true or false, whatever group has them."""
+    for name, group in _groups(config).items():
+        mine = {f.name for f in dataclasses.fields(group)} & set(switches)
+        group = dataclasses.replace(group, **{setting: switches[setting] for setting in mine})
+        config = dataclasses.replace(config, **{name: group})
+    return config
 
 
 def _on_devices(config: RunConfig, gpus_per_run: float) -> RunConfig:
