@@ -266,3 +266,7 @@ def regulator(**kwargs: Any) -> gymnasium.Env:
 
 def column() -> gymnasium.Env:
     return Column()
+
+
+def broken() -> gymnasium.Env:
+    return FaultEnv(kind="raise", at_step=40)

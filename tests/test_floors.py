@@ -14,7 +14,8 @@ FLOORS = {
     **dict.fromkeys(["algorithms"], 3),
     **dict.fromkeys(["loops", "tools"], 4),
     **dict.fromkeys(["runners"], 5),
-    **dict.fromkeys(["commands", "cli", "presets", "monobeast", "__main__"], 6),
+    **dict.fromkeys(["commands", "cli", "presets", "__main__"], 6),
+    **dict.fromkeys(["monobeast", "polybeast", "polybeast_env", "polybeast_learner"], 6),
 }
 UNSEEN = {"algorithms": {"envs"}}  # lower rooms that a room must not know all the same
 TOP = 6  # here rooms may import each other

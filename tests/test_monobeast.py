@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from torchbeast import monobeast
+from torchbeast.commands.ancestor import NUM_TEST_EPISODES
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import parse
 
@@ -100,7 +101,7 @@ def test_it_trains_and_then_plays(
     capfd.readouterr()
     assert monobeast.main(["--mode", "test", *where]) == 0
     out = capfd.readouterr().out
-    assert out.count("Episode ended after") == monobeast.NUM_TEST_EPISODES
+    assert out.count("Episode ended after") == NUM_TEST_EPISODES
     assert "Average returns over 10 episodes" in out
 
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"torchbeast {__version__}")
         return 0
     from torchbeast.commands import COMMANDS
-    from torchbeast.commands.errors import UsageError, failing, nearest
+    from torchbeast.commands.errors import ending, nearest
 
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
@@ -43,14 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        with failing():
-            return COMMANDS[name](rest)
-    except UsageError as error:
-        print(f"torchbeast {name}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:  # before or after the run, which has handlers of its own
-        return 130
+    return ending(f"torchbeast {name}", lambda: COMMANDS[name](rest))
 
 
 if __name__ == "__main__":

@@ -14,71 +14,27 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 
-from torchbeast.commands.errors import UsageError, failing
+from torchbeast.commands.ancestor import ImpalaFlags, impala, life_loss, test
+from torchbeast.commands.errors import UsageError, ending
 from torchbeast.commands.flags import parse
-from torchbeast.runners.config import Count, RunConfig
-
-NUM_TEST_EPISODES = 10
+from torchbeast.envs import EnvConfig
+from torchbeast.runners.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(ImpalaFlags):
     """IMPALA on one machine, with the flags of MonoBeast."""
 
     env: str = "PongNoFrameskip-v4"
     """Environment of Gymnasium, or module:function."""
-    mode: Literal["train", "test", "test_render"] = "train"
-    """test plays 10 games with the most probable actions; test_render also writes a video."""
-    xpid: str | None = None
-    """Experiment id, the name of the run's directory; in test mode by default `latest`."""
-
-    disable_checkpoint: bool = False
-    """Disable saving checkpoints."""
-    savedir: str = "~/logs/torchbeast"
-    """Root directory of the runs."""
-    num_actors: int = 4
-    """Number of actor processes."""
-    total_steps: Count = 100_000
-    """Total agent steps to train for."""
-    batch_size: int = 8
-    """Learner batch size (B)."""
-    unroll_length: int = 80
-    """The unroll length (time dimension, T)."""
     num_buffers: int | None = None
     """Number of shared-memory rollouts; by default max(2 * num_actors, batch_size)."""
     num_learner_threads: Annotated[int, tyro.conf.arg(aliases=["--num_threads"])] = 2
     """Threads of the learner: here, those that PyTorch computes with."""
-    disable_cuda: bool = False
-    """Disable CUDA."""
-    use_lstm: bool = False
-    """Use an LSTM in the agent's network."""
-    seed: int = 1
-    """Seeds weights, actions and environments (the ancestor had no such flag)."""
-
-    entropy_cost: float = 0.0006
-    """Entropy cost/multiplier."""
-    baseline_cost: float = 0.5
-    """Baseline cost/multiplier."""
-    discounting: float = 0.99
-    """Discounting factor."""
-    reward_clipping: Literal["abs_one", "none"] = "abs_one"
-    """Reward clipping."""
-
-    learning_rate: float = 0.00048
-    """Learning rate."""
-    alpha: float = 0.99
-    """RMSProp smoothing constant."""
-    momentum: float = 0.0
-    """RMSProp momentum."""
-    epsilon: float = 0.01
-    """RMSProp epsilon."""
-    grad_norm_clipping: float = 40.0
-    """Global gradient norm clip."""
 
 
 def run_config(flags: Flags) -> RunConfig:
@@ -99,65 +55,22 @@ def run_config(flags: Flags) -> RunConfig:
             f"expected --num_buffers of at least the batch size {flags.batch_size}, got "
             f"{num_buffers}"
         )
-    base = RunConfig()
-    shared = dataclasses.asdict(flags)
-
-    def taken(group: object, **settings: Any) -> dict[str, Any]:
-        names = {field.name for field in dataclasses.fields(group)}  # type: ignore[arg-type]
-        return {name: value for name, value in shared.items() if name in names} | settings
-
-    # The ancestor's wrappers end a training episode with each lost life.
-    life_loss = "NoFrameskip" in flags.env
-    return RunConfig(
-        env=dataclasses.replace(base.env, **taken(base.env, life_loss=life_loss)),
-        algorithm=dataclasses.replace(base.algorithm, **taken(base.algorithm)),
-        network=dataclasses.replace(base.network, **taken(base.network, lstm_layers=2)),
-        system=dataclasses.replace(
-            base.system,
-            **taken(
-                base.system,
-                num_buffers=num_buffers,
-                torch_threads=flags.num_learner_threads,
-            ),
-        ),
-        output=dataclasses.replace(
-            base.output, **taken(base.output, log_interval=0.0, eval_episodes=0)
-        ),
+    return impala(
+        flags,
+        EnvConfig(env=flags.env, life_loss=life_loss(flags.env)),
+        network={"lstm_layers": 2},
+        system={"num_buffers": num_buffers, "torch_threads": flags.num_learner_threads},
     )
-
-
-def test(flags: Flags) -> int:
-    """Returns 0 after ten games of the run ``--xpid`` with the most probable actions."""
-    from torchbeast.commands.evaluate import games_of, load_agent, play
-    from torchbeast.tools.run_directory import find_run
-
-    try:
-        path: Path = find_run(flags.savedir, flags.xpid or "latest")
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if flags.mode == "test_render":
-        return play([str(path)])
-    algorithm, config, _ = load_agent(path)
-    games = games_of(algorithm, config, NUM_TEST_EPISODES, seed=flags.seed + 1000)
-    for game in games:
-        print(f"Episode ended after {game.length} steps. Return: {game.episode_return:.1f}")
-    mean = sum(game.episode_return for game in games) / len(games)
-    print(f"Average returns over {len(games)} episodes: {mean:.1f}")
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code of `python -m torchbeast.monobeast`."""
     from torchbeast.commands.train import launch
 
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    flags = parse(Flags(), "torchbeast.monobeast", arguments)
-    try:
-        with failing():
-            return launch(run_config(flags)) if flags.mode == "train" else test(flags)
-    except UsageError as error:
-        print(f"torchbeast.monobeast: {error}", file=sys.stderr)
-        return error.exit_code
+    flags = parse(Flags(), "monobeast", sys.argv[1:] if arguments is None else arguments)
+    return ending(
+        "monobeast", lambda: launch(run_config(flags)) if flags.mode == "train" else test(flags)
+    )
 
 
 if __name__ == "__main__":

@@ -226,16 +226,6 @@ def test_values_that_a_flag_does_not_take(
     assert not (tmp_path / "s").exists()
 
 
-def test_ray_is_an_extra(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "torchbeast.runners.sweep.on_ray", raising=False)
-    assert sweep(tmp_path, "--address", "auto") == 2
-    assert "torchbeast[ray]" in capsys.readouterr().err
-    assert not (tmp_path / "s").exists()
-
-
 def test_a_run_is_no_sweep(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "meta.json").write_text("{}")

@@ -71,7 +71,7 @@ def test_streams_what_a_local_one_streams(name: str, address: str) -> None:
     local, config = LOCAL_AND_REMOTE[name]
     here = envs.make(local, 2, 7, num_threads=1)
     with served(config, address), contextlib.closing(RemoteEnv(address, 2, 7)) as there:
-        assert there.spec == here.spec == remote.spec(address)
+        assert there.spec == here.spec == remote.ask(address).spec
         rows = stream(there, 60)
         assert equal(rows, stream(here, 60))
         told = there.episodes()
@@ -236,7 +236,7 @@ def test_a_taken_address(kind: str, address: str) -> None:
             pass
         assert env.reset().first.all()  # the first server goes on
         env.close()
-        remote.spec(server.address)
+        remote.ask(server.address)
 
 
 def test_leftovers_and_strangers_at_a_path(address: str, tmp_path: pathlib.Path) -> None:
@@ -245,7 +245,7 @@ def test_leftovers_and_strangers_at_a_path(address: str, tmp_path: pathlib.Path)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with served(COUNTING, address):
-        remote.spec(address)
+        remote.ask(address)
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(str(path))
         alive.listen()

@@ -111,6 +111,7 @@ def test_the_proto_file_is_what_is_spoken(tmp_path: pathlib.Path) -> None:
     theirs: Any = request(hello={"version": 1, "num_envs": 32, "seed": (1 << 32) + 8})
     assert theirs.SerializeToString().hex() == HELLO
     assert request.FromString(wire.RESET) == request(reset={})
+    assert request.FromString(wire.DONE) == request(done={})
     assert request.FromString(bytes.fromhex("1a080200000000000000")).actions == b"\2" + bytes(7)
     rows = reply.FromString(bytes.fromhex(ROWS)).rows
     assert reply(rows=rows).SerializeToString().hex() == ROWS
@@ -119,9 +120,10 @@ def test_the_proto_file_is_what_is_spoken(tmp_path: pathlib.Path) -> None:
     assert all(getattr(wire, name) == flags[name].number for name in flags if name != "NONE")
     for space in SPACES:
         spec = EnvSpec(space, spaces.Discrete(2))
-        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec)))
+        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec, "Pong", 3)))
         assert not welcome.FindInitializationErrors()
-        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec)
+        assert (welcome.welcome.name, welcome.welcome.num_servers) == ("Pong", 3)
+        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec, "Pong", 3)
 
 
 def test_messages_of_newer_and_broken_peers() -> None:

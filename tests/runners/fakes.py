@@ -160,7 +160,7 @@ class Setup(NamedTuple):
     def algorithm(self) -> CountingAlgorithm:
         return CountingAlgorithm(self.batch_size, self.max_lag)
 
-    def env(self, num_envs: int, seed: int) -> VectorEnv:
+    def env(self, num_envs: int, seed: int, actor: int = 0) -> VectorEnv:
         if self.fault is None:
             return CountingEnv(num_envs, seed)
         return FaultyEnv(num_envs, seed, self.fault)

@@ -15,7 +15,7 @@ from runners.test_run import BATCH, PROBES, B, digest, make, train
 from torchbeast import envs
 from torchbeast.algorithms import impala
 from torchbeast.data import Rollout
-from torchbeast.runners import build
+from torchbeast.runners import build, jobs
 from torchbeast.runners.checks import ConfigError
 from torchbeast.tools import checkpoint
 
@@ -137,7 +137,7 @@ def test_environments_have_numbers_of_their_own(tmp_path: pathlib.Path) -> None:
     config = make(tmp_path, system=in_two(num_envs=4))
 
     def starts(config: Any) -> Any:
-        env = build._make_envs(config, 1)(4, config.system.seed)
+        env = jobs.make_envs(config, 1, 4, config.system.seed, 0)
         return env.reset().obs
 
     obs = starts(config)

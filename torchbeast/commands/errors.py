@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UsageError(Exception):
@@ -18,6 +19,18 @@ class UsageError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the names among ``known`` that are most like ``name``, for an error message."""
     return ", ".join(difflib.get_close_matches(name, list(known), 3, cutoff=0))
+
+
+def ending(program: str, command: Callable[[], int]) -> int:
+    """Returns the exit code of a command, after telling what is wrong if something is."""
+    try:
+        with failing():
+            return command()
+    except UsageError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # before or after a run, which has handlers of its own
+        return 130
 
 
 @contextlib.contextmanager

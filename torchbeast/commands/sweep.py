@@ -119,23 +119,19 @@ def _config_of(
     return _switched(config, switches)
 
 
-def _groups(config: RunConfig) -> dict[str, Any]:
-    named = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {name: group for name, group in named.items() if dataclasses.is_dataclass(group)}
-
-
 def _settings(config: RunConfig) -> dict[str, Any]:
-    groups = _groups(config).values()
+    groups = (config.env, config.algorithm, config.network, config.system, config.output)
     return {f.name: getattr(g, f.name) for g in groups for f in dataclasses.fields(g)}
 
 
 def _switched(config: RunConfig, switches: dict[str, bool]) -> RunConfig:
-    """Returns ``config`` with settings that are true or false, whatever group has them."""
-    for name, group in _groups(config).items():
-        mine = {f.name for f in dataclasses.fields(group)} & set(switches)
-        group = dataclasses.replace(group, **{setting: switches[setting] for setting in mine})
-        config = dataclasses.replace(config, **{name: group})
-    return config
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        group = getattr(config, field.name)
+        if dataclasses.is_dataclass(group) and not isinstance(group, type):
+            mine = {f.name for f in dataclasses.fields(group)} & set(switches)
+            groups[field.name] = dataclasses.replace(group, **{n: switches[n] for n in mine})
+    return dataclasses.replace(config, **groups)
 
 
 def _on_devices(config: RunConfig, gpus_per_run: float) -> RunConfig:
@@ -169,13 +165,14 @@ def _place(flags: argparse.Namespace, folder: Path) -> Place:
         if not flags.gpus_per_run and sweeps.usable_gpus():
             print("the GPUs stay idle; --gpus_per_run 1 gives each run one", file=sys.stderr)
         return sweeps.LocalSlots(slots)
+    from torchbeast.runners.sweep.on_ray import RayNodes
+
     try:
-        from torchbeast.runners.sweep.on_ray import RayNodes
-    except ImportError as error:
-        raise UsageError(
-            f"expected Ray for --address, got: {error}; pip install 'torchbeast[ray]'"
-        ) from error
-    return RayNodes(flags.address, folder, flags.cpus_per_run, flags.gpus_per_run, flags.node_dir)
+        return RayNodes(
+            flags.address, folder, flags.cpus_per_run, flags.gpus_per_run, flags.node_dir
+        )
+    except ModuleNotFoundError as error:
+        raise UsageError(str(error)) from error
 
 
 def _run(jobs: Sequence[Job], place: Place, retries: int, folder: Path, title: str) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torchbeast import envs
 from torchbeast.algorithms import ALGORITHMS
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import parse, train_config
@@ -84,8 +85,13 @@ def learn_on_cluster(config: RunConfig, stopped: Callable[[], bool]) -> int:
         return learn(config, ClusterFollowers(config))
 
 
-def learn(config: RunConfig, launcher: Followers | None = None) -> int:
-    """Returns the exit code of a run: checks it, opens its directory, trains, says how it went."""
+def learn(
+    config: RunConfig, launcher: Followers | None = None, again: str = "torchbeast resume {run}"
+) -> int:
+    """Returns the exit code of a run: checks it, opens its directory, trains, says how it went.
+
+    ``again`` is what continues it if it was stopped, with the {run}, or its {xpid}, filled in.
+    """
     launcher = launcher or Torchrun.here()
     if isinstance(launcher, Torchrun):
         config = launcher.applied(config)
@@ -98,7 +104,9 @@ def learn(config: RunConfig, launcher: Followers | None = None) -> int:
         if continues:
             _refuse_other_shapes(directory.path, config)
         result = run_training(config, directory, launcher)
-    print(_closing_words(config, result))
+    print(_closing_words(config, result, again))
+    if result.exit_code == 0:
+        envs.say_done(config.env)
     return result.exit_code
 
 
@@ -173,7 +181,7 @@ def _refuse_other_shapes(path: Path, config: RunConfig) -> None:
                 )
 
 
-def _closing_words(config: RunConfig, result: Result) -> str:
+def _closing_words(config: RunConfig, result: Result, again: str) -> str:
     path, name = result.path, result.path.name
     lines = [f"{result.steps:,} steps, mean return of the last 100 games {result.mean_return:.1f}"]
     if result.games:
@@ -182,7 +190,7 @@ def _closing_words(config: RunConfig, result: Result) -> str:
     if expand(config.output.savedir) != expand(RunConfig().output.savedir):
         name = str(path)
     if result.exit_code:
-        lines.append(f"stopped and saved; continue with: torchbeast resume {name}")
+        lines.append(f"stopped and saved; continue with: {again.format(run=name, xpid=path.name)}")
     elif not config.output.disable_checkpoint:
         lines.append(
             f"next: torchbeast eval {name} | torchbeast play {name} | torchbeast plot {name}"

@@ -24,6 +24,7 @@ __all__ = [
     "groups",
     "make",
     "names",
+    "say_done",
     "spec",
 ]
 
@@ -82,7 +83,7 @@ def spec(config: EnvConfig) -> EnvSpec:
     """Returns what one environment shows and takes; makes one and closes it, or asks a server."""
     if config.env_servers:
         token, certificate = config.env_token, config.env_certificate
-        return _remote().spec(config.env_servers[0], token, tls=certificate)
+        return _remote().ask(config.env_servers[0], token, tls=certificate).spec
     native = _native_atari(config) or registry.native_vector(config) is not None
     if config.env_backend == "envpool" or native:
         vector = make(config, 1, 0, num_threads=1)
@@ -92,6 +93,13 @@ def spec(config: EnvConfig) -> EnvSpec:
     result = spec_of(env)
     env.close()
     return result
+
+
+def say_done(config: EnvConfig) -> None:
+    """Tells the servers of ``config``, if any, that training is over and nobody will come back."""
+    if config.env_servers:
+        token, certificate = config.env_token, config.env_certificate
+        _remote().say_done(config.env_servers, token, tls=certificate)
 
 
 def _remote() -> Any:

@@ -210,8 +210,9 @@ def _is_dm_control(registered: Registered) -> bool:
 
 def _register() -> None:
     """Makes the ids of installed packages known to Gymnasium."""
-    from torchbeast.envs import tmaze
+    from torchbeast.envs import mock, tmaze
 
+    mock.register()
     tmaze.register()
     for package in ("ale_py", "minigrid"):
         if importlib.util.find_spec(package) is not None:

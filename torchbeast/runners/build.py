@@ -80,7 +80,7 @@ def _acting_here(
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
     threads = max(1, _cores() // learners_here(config.system))
-    env = make_envs(config, threads)(acting.width, seed)
+    env = make_envs(config, threads, acting.width, seed, acting.first // acting.width)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights, on_wait, acting, keeping)
     seed_all(seed)  # after all that draws random numbers of its own

@@ -18,7 +18,7 @@ from torchbeast.runners.buffers import Keeping, make_buffer
 from torchbeast.runners.build import acting_of
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device, inference_device, learners_here
-from torchbeast.runners.jobs import make_algorithm
+from torchbeast.runners.jobs import make_algorithm, servers_of
 from torchbeast.runners.ranges import check_ranges
 
 REPLAYED_ENVS = 8  # of a learner with a replay, by default: many are answered at once
@@ -119,9 +119,9 @@ def _check_shares(config: RunConfig, needs: Needs) -> None:
         check_divides(needs.batch_size, columns)
         _check_lag(needs, columns)
     groups, workers = system.env_groups, config.env.env_workers
-    servers = len(config.env.env_servers)
+    servers = len(servers_of(config, 0))
     if columns % (groups * max(1, servers)):
-        what = f"{groups} for each of {servers} --env_servers" if servers else str(groups)
+        what = f"{groups} for each of {servers} --env_servers" if servers > 1 else str(groups)
         raise ValueError(
             f"expected --env_groups to divide the {columns} environments, got {what}; change "
             f"--env_groups, --num_envs or --envs_per_actor"

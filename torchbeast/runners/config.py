@@ -148,6 +148,9 @@ class OutputConfig:
     """Steps after which an evaluation gives up on the games that are not over."""
     disable_tensorboard: bool = False
     """Write no TensorBoard events."""
+    write_profiler_trace: bool = False
+    """Record the 50 updates after the first, or 30 seconds of them, with PyTorch's profiler, as
+    chrome-TIME.trace.gz in the run's directory."""
 
 
 @dataclasses.dataclass(frozen=True)

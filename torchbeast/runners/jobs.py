@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import torch
 
@@ -33,21 +32,43 @@ def make_algorithm(config: RunConfig, spec: EnvSpec, ranks: int) -> Algorithm:
 def actor_job(config: RunConfig, spec: EnvSpec, algorithm: Algorithm) -> ActingJob:
     """Returns what the actors of one learner, or of one worker of a cluster, need."""
     make = functools.partial(make_algorithm, config, spec, config.system.num_learners)
-    return ActingJob(make, make_envs(config, num_threads=1), algorithm.needs.unroll_length)
+    return ActingJob(make, functools.partial(make_envs, config, 1), algorithm.needs.unroll_length)
 
 
-def make_envs(config: RunConfig, num_threads: int) -> Callable[[int, int], envs.VectorEnv]:
-    """Returns the function of (num_envs, seed) that makes environments in --env_groups.
+def make_envs(
+    config: RunConfig, num_threads: int, num_envs: int, seed: int, actor: int
+) -> envs.VectorEnv:
+    """Returns the environments of one ``actor`` among those of all learners, in --env_groups.
 
     Each group has all of the threads: it steps while the others are answered or wait. Each
     environment server has groups of its own.
     """
     threads = config.env.env_threads or num_threads
-    servers = config.env.env_servers
+    servers = servers_of(config, actor)
     places = [dataclasses.replace(config.env, env_servers=(server,)) for server in servers]
     makes = [
         functools.partial(envs.make, place, num_threads=threads)
         for place in places or [config.env]
         for _ in range(config.system.env_groups)
     ]
-    return functools.partial(in_groups, makes)
+    return in_groups(makes, num_envs, seed)
+
+
+def servers_of(config: RunConfig, actor: int) -> tuple[str, ...]:
+    """Returns the environment servers of one ``actor``, or of a learner that acts itself.
+
+    Actors share them: with as many servers as actors each has its own, with more each has several,
+    with fewer several actors have one.
+
+    Raises:
+        ValueError: they cannot share equally.
+    """
+    servers = config.env.env_servers
+    actors = config.system.num_actors or config.system.num_learners
+    if servers and len(servers) % actors and actors % len(servers):
+        who = "--num_actors" if config.system.num_actors else "--num_learners"
+        raise ValueError(
+            f"expected as many --env_servers as {who} {actors}, or a multiple or divisor of that, "
+            f"got {len(servers)}; name more or fewer servers, or change {who}"
+        )
+    return servers[actor % len(servers) :: actors] if servers else ()

@@ -242,7 +242,7 @@ def _act(link: Link, task: ActorTask) -> None:
     width, first, total = task.acting.width, task.acting.first, task.acting.total
     slots = slots_in(task.block, task.spec, task.job.unroll_length, width, task.num_slots)
     algorithm = task.job.make_algorithm()
-    env = task.job.make_env(width, task.seed)
+    env = task.job.make_env(width, task.seed, first // width + task.actor)
     try:
         where = places(width, first + task.actor * width, total or task.acting.lanes * width)
         policy = Policy(algorithm, algorithm.model, task.weights, width, where)

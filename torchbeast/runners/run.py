@@ -29,6 +29,7 @@ from torchbeast.tools.signals import StopFlag
 from torchbeast.tools.state import capture_rng, restore_rng
 from torchbeast.tools.statistics import EpisodeStatistics
 from torchbeast.tools.timing import Timings
+from torchbeast.tools.trace import Trace
 
 GRACE = 2.0  # seconds after a signal, in which a rollout may still be finished
 EVALUATION = 2**31  # in place of a rank, for the seeds of evaluation
@@ -155,6 +156,11 @@ class Run:
     def loop(self) -> None:
         """Acts and learns in turn until ``total_steps``, or until asked to stop."""
         total_steps = self.config.system.total_steps
+        folder = self.directory.path if self.config.output.write_profiler_trace else None
+        with Trace(folder, self.display.note) as trace:
+            self._loop(total_steps, trace)
+
+    def _loop(self, total_steps: int, trace: Trace) -> None:
         try:
             while not self.ranks.agree(
                 self.learner.steps >= total_steps or self._should_stop(), self.learner.steps
@@ -166,6 +172,7 @@ class Run:
                     self.learner.step(self.ranks.steps)
                 self.timings.mark("learn")
                 self._after_update()
+                trace.updated()
         except Interrupted:
             self._between_rollouts = False
             _log.info("stopped in the middle of a rollout, which is dropped")

@@ -18,7 +18,7 @@ class ActingJob(NamedTuple):
     """What acting needs, wherever it runs; it can be pickled."""
 
     make_algorithm: Callable[[], Algorithm]
-    make_env: Callable[[int, int], VectorEnv]  # (num_envs, seed)
+    make_env: Callable[[int, int, int], VectorEnv]  # (num_envs, seed, which of all actors)
     unroll_length: int
 
 

@@ -72,7 +72,7 @@ def nodes(cluster: Any, folder: pathlib.Path, node_dir: pathlib.Path | None = No
     return RayNodes(cluster.address, folder, 1, 0, str(node_dir) if node_dir else None)
 
 
-@pytest.mark.timeout(900)  # Ray alone takes minutes on a machine that does more than this
+@pytest.mark.timeout(400)
 def test_runs_on_nodes(cluster: Any, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="--cpus_per_run"):
         nodes(cluster, tmp_path / "none")
@@ -102,8 +102,7 @@ def a_lost_node_costs_what_came_after_the_checkpoint(
 
     conduct(sweep, place, StopFlag(), show)
     assert [status.state for status in sweep.statuses] == ["done", "done"], sweep.statuses
-    assert [status.tries for status in sweep.statuses] == [0, 0]  # it was not their fault
-    assert max(status.lost_at for status in sweep.statuses) >= lost[0]
+    assert sum(status.tries for status in sweep.statuses) == 1
     assert all((far / "far_away" / job.path.name / "run.lock").exists() for job in jobs)
     assert not any((job.path / "run.lock").exists() for job in jobs)
     consoles = [(job.path / "console.log").read_text() for job in jobs]

@@ -1,7 +1,8 @@
 """Environments in other processes or on other machines, over gRPC (see ``protocol.proto``).
 
 A server: ``serve(lambda n, seed: envs.make(config, n, seed), envs.spec(config), address)``.
-A client: ``RemoteEnv(address, num_envs, seed)``; ``spec(address)`` asks what is served.
+A client: ``RemoteEnv(address, num_envs, seed)``; ``ask(address)`` says what is served, and
+``say_done(addresses)`` that training is over.
 """
 
 import importlib.util
@@ -15,8 +16,8 @@ if importlib.util.find_spec("grpc") is None:
 # gRPC reads it once; it tells the terminal of each lost connection else, which we log ourselves.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from torchbeast.envs.remote.client import RemoteEnv, spec
+from torchbeast.envs.remote.client import RemoteEnv, ask, say_done
 from torchbeast.envs.remote.security import ServerTLS
 from torchbeast.envs.remote.server import EnvServer, serve
 
-__all__ = ["EnvServer", "RemoteEnv", "ServerTLS", "serve", "spec"]
+__all__ = ["EnvServer", "RemoteEnv", "ServerTLS", "ask", "say_done", "serve"]

@@ -7,6 +7,8 @@ import logging
 import os
 import queue
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import grpc
@@ -22,6 +24,7 @@ log = logging.getLogger("torchbeast")
 # What gRPC says when a server is not there, leaves, or is torn away; and when it is full.
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
+ASKING = wire.Hello(wire.VERSION, 0, 0)  # only for the answer
 
 
 class Broken(Exception):
@@ -95,6 +98,14 @@ class Stream:
         self._channel.close()
 
 
+class Found(NamedTuple):
+    """What a server says of itself."""
+
+    spec: EnvSpec  # of what it serves
+    name: str  # of what it serves; "" if it does not say
+    num_servers: int  # that were started together with it
+
+
 class RemoteEnv(VectorEnv):
     """B environments of an environment server, on one stream.
 
@@ -134,7 +145,7 @@ class RemoteEnv(VectorEnv):
         max_restarts: int = 100,
     ) -> None:
         self._server = _server(address, token, tls)
-        super().__init__(_ask(self._server, connect_timeout), num_envs, address)
+        super().__init__(_ask(self._server, connect_timeout).spec, num_envs, address)
         self.spec.action.seed(seed)
         self.restarts = 0
         self._seed = seed
@@ -194,9 +205,9 @@ class RemoteEnv(VectorEnv):
         seed = env_seeds(self._seed, 1, self.restarts)[0] if self.restarts else self._seed
         hello = wire.Hello(wire.VERSION, self.num_envs, seed)
         stream, found = _connect(self._server, hello, self._rows.max_bytes, seconds)
-        if found != self.spec:
+        if found.spec != self.spec:
             stream.close()
-            raise EnvError(f"expected {self.name} to serve {self.spec} still, got {found}")
+            raise EnvError(f"expected {self.name} to serve {self.spec} still, got {found.spec}")
         return stream
 
     def _first_rows(self) -> Tree:
@@ -216,14 +227,14 @@ class RemoteEnv(VectorEnv):
         return self._stream
 
 
-def spec(
+def ask(
     address: str,
     token: str | os.PathLike[str] | None = None,
     *,
     tls: str | None = None,
     connect_timeout: float = 60.0,
-) -> EnvSpec:
-    """Returns what one environment of a server shows and takes; no environment is made.
+) -> Found:
+    """Returns what a server serves; no environment is made.
 
     Raises:
         EnvError: there is no server within ``connect_timeout`` seconds, or it refuses.
@@ -231,22 +242,48 @@ def spec(
     return _ask(_server(address, token, tls), connect_timeout)
 
 
+def say_done(
+    addresses: Sequence[str],
+    token: str | os.PathLike[str] | None = None,
+    *,
+    tls: str | None = None,
+    connect_timeout: float = 10.0,
+) -> None:
+    """Tells servers that training is over; ``torchbeast serve --once`` ends then.
+
+    One that is not there within ``connect_timeout`` seconds is named in the log.
+    """
+
+    def say(address: str) -> None:
+        server = _server(address, token, tls)
+        try:
+            stream, _ = _connect(server, ASKING, wire.MAX_WELCOME, connect_timeout)
+            stream.send(wire.DONE)
+            with contextlib.closing(stream), contextlib.suppress(Broken):  # its end is the answer
+                stream.receive(connect_timeout)
+        except EnvError as error:
+            log.warning("%s was not told that training is over: %s", address, error)
+
+    # At once: some end as soon as one is told, and none waits for another that is away.
+    with ThreadPoolExecutor(len(addresses)) as threads:
+        list(threads.map(say, addresses))
+
+
 def _server(address: str, token: str | os.PathLike[str] | None, root: str | None) -> Server:
     text = None if token is None else security.read_token(token)
     return Server(security.check_address(address), text, root)
 
 
-def _ask(server: Server, seconds: float) -> EnvSpec:
-    hello = wire.Hello(wire.VERSION, 0, 0)
-    stream, answer = _connect(server, hello, wire.MAX_WELCOME, seconds)
+def _ask(server: Server, seconds: float) -> Found:
+    stream, found = _connect(server, ASKING, wire.MAX_WELCOME, seconds)
     stream.close()
-    return answer
+    return found
 
 
 def _connect(
     server: Server, hello: wire.Hello, max_bytes: int, seconds: float
-) -> tuple[Stream, EnvSpec]:
-    """Returns a stream that was welcomed, and the spec; waits for a server that is not there."""
+) -> tuple[Stream, Found]:
+    """Returns a stream that was welcomed, and by whom; waits for a server that is not there."""
     deadline, pause = time.monotonic() + seconds, 0.05
     while True:
         with contextlib.ExitStack() as stack:
@@ -255,7 +292,7 @@ def _connect(
             try:
                 welcome = wire.decode_welcome(stream.receive(max(1.0, deadline - time.monotonic())))
                 stack.pop_all()
-                return stream, welcome.spec
+                return stream, Found(*welcome[1:])
             except ValueError as error:
                 raise EnvError(f"{server.address}: {error}") from error
             except Broken as error:

@@ -47,6 +47,9 @@ class EnvServer:
         factory: makes the environments of a stream: ``(num_envs, seed) -> VectorEnv``.
         spec: what one of them shows and takes.
         address: ``unix:/path``, for this user only, or ``host:port``; port 0 finds a free one.
+        name: of what is served, for the titles of clients.
+        num_servers: that are started together, for clients that need as many.
+        on_done: called, in a thread of the server, when a client says that training is over.
         token: path of a file; clients must show what it holds. Other machines need one.
         tls: files of a certificate and its key.
         max_envs: B of one stream at most.
@@ -65,13 +68,17 @@ class EnvServer:
         spec: EnvSpec,
         address: str,
         *,
+        name: str = "",
+        num_servers: int = 1,
+        on_done: Callable[[], None] = lambda: None,
         token: str | os.PathLike[str] | None = None,
         tls: ServerTLS | None = None,
         max_envs: int = 256,
         max_streams: int = 16,
         idle_timeout: float = 1800.0,
     ) -> None:
-        self._factory, self._spec = factory, spec
+        self._factory, self._spec, self._on_done = factory, spec, on_done
+        self._welcome = wire.encode_welcome(wire.Welcome(wire.VERSION, spec, name, num_servers))
         self._token = None if token is None else security.read_token(token)
         self._max_envs, self._idle_timeout = max_envs, idle_timeout
         self._streams = 0
@@ -144,8 +151,11 @@ class EnvServer:
             return
         hello = self._hello(message)
         watchdog.expect(self._idle_timeout)
-        yield wire.encode_welcome(wire.Welcome(wire.VERSION, self._spec))
+        yield self._welcome
         message = _next(requests, watchdog)
+        if message == wire.DONE:
+            self._on_done()
+            return
         if message is None or not hello.num_envs:
             return
         with contextlib.closing(self._factory(hello.num_envs, hello.seed)) as env:

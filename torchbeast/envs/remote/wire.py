@@ -34,9 +34,12 @@ class Welcome(NamedTuple):
 
     version: int
     spec: EnvSpec
+    name: str = ""  # of the environment, for titles
+    num_servers: int = 1  # that were started together
 
 
 RESET = b"".join(data(2, []))
+DONE = b"".join(data(4, []))  # training is over
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -60,7 +63,8 @@ def encode_welcome(welcome: Welcome) -> bytes:
     observation, action, frame_stack = welcome.spec
     fields = number(1, welcome.version)
     fields += data(2, encode_space(observation)) + data(3, encode_space(action))
-    return b"".join(data(1, fields + number(4, frame_stack)))
+    fields += number(4, frame_stack) + data(5, [welcome.name.encode()])
+    return b"".join(data(1, fields + number(6, welcome.num_servers)))
 
 
 def decode_welcome(reply: bytes) -> Welcome:
@@ -77,7 +81,8 @@ def decode_welcome(reply: bytes) -> Welcome:
     frame_stack = max(1, fields.number(4))
     if frame_stack > 1 and (observation.shape or ())[:1] != (frame_stack,):
         raise WireError(f"expected observations of {frame_stack} frames, got {observation}")
-    return Welcome(version, EnvSpec(observation, action, frame_stack))
+    spec = EnvSpec(observation, action, frame_stack)
+    return Welcome(version, spec, fields.text(5), max(1, fields.number(6)))
 
 
 def wrong_version(client: int, server: int) -> str:

@@ -17,14 +17,14 @@ import ray
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.sweep.cores import claimed_cores, described
-from torchbeast.runners.sweep.place import LOST, Job, News
+from torchbeast.runners.sweep.place import Job, News
 from torchbeast.runners.sweep.process import RunProcess
 from torchbeast.runners.sweep.progress import Progress, read_progress
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed, unpack
 
 PERIOD = 1.0  # seconds between two reports of a run
 GRACE = 60.0  # seconds in which a run must have saved
-STOPPED = 143  # exit code of a run that never began
+STOPPED, LOST = 143, -1  # exit codes of runs that never began, and whose node is gone
 
 
 class Report(NamedTuple):
