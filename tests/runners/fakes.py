@@ -13,6 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -73,10 +74,28 @@ class CountingEnv(VectorEnv):
 class Fault(NamedTuple):
     """What goes wrong, after how many steps, and how often over all processes (by marker files)."""
 
-    kind: str  # raise, hang; construct, slow: at once; child: starts another process
+    kind: str  # raise, hang, act-raise, act-hang; construct, slow, child: at once
     markers: pathlib.Path
     at: int = 0
     times: int = 1
+
+    def claim(self) -> bool:
+        """Returns whether it is to happen here and now."""
+        for i in range(self.times):
+            try:
+                (self.markers / str(i)).touch(exist_ok=False)
+                return True
+            except FileExistsError:
+                pass
+        return False
+
+    def strike(self, step: int) -> None:
+        """Lets it happen if this is the step."""
+        if step != self.at or not self.claim():
+            return
+        if self.kind.endswith("raise"):
+            raise ZeroDivisionError("the ball left the universe")
+        time.sleep(1e6)
 
 
 class FaultyEnv(CountingEnv):
@@ -84,35 +103,20 @@ class FaultyEnv(CountingEnv):
         super().__init__(num_envs, seed)
         self.fault = fault
         self.steps = 0
-        if fault.kind == "construct" and self._claim():
+        if fault.kind == "construct" and fault.claim():
             raise OSError("no such game: Pitfull")
-        self.slow = fault.kind == "slow" and self._claim()
+        self.slow = fault.kind == "slow" and fault.claim()
         if fault.kind == "child":
             child = subprocess.Popen(["sleep", "600"], close_fds=False)
             (fault.markers / f"child-{child.pid}").touch()
-
-    def _claim(self) -> bool:
-        for i in range(self.fault.times):
-            try:
-                (self.fault.markers / str(i)).touch(exist_ok=False)
-                return True
-            except FileExistsError:
-                pass
-        return False
 
     def _send(self, action: Tree) -> None:
         self.steps += 1
         if self.slow:
             time.sleep(0.05)
-        elif self.fault.kind in ("raise", "hang") and self.steps == self.fault.at and self._claim():
-            self._break()
+        elif self.fault.kind in ("raise", "hang"):
+            self.fault.strike(self.steps)
         super()._send(action)
-
-    def _break(self) -> None:
-        if self.fault.kind == "raise":
-            raise ZeroDivisionError("the ball left the universe")
-        if self.fault.kind == "hang":
-            time.sleep(1e6)
 
 
 class CountingModel(nn.Module):
@@ -129,7 +133,9 @@ class CountingModel(nn.Module):
 class CountingAlgorithm(Algorithm):
     """Acts at random; leaves the weights in ``extras``, and counts rows in the state."""
 
-    def __init__(self, batch_size: int, max_lag: int | None) -> None:
+    def __init__(self, batch_size: int, max_lag: int | None, fault: Fault | None = None) -> None:
+        self.fault = fault
+        self.answers = 0
         self.config = None
         self.spec = SPEC
         self.needs = Once(T, batch_size, max_lag)
@@ -139,6 +145,9 @@ class CountingAlgorithm(Algorithm):
         self, model: nn.Module, rows: Rollout, state: Tree, explore: Tensor | None
     ) -> tuple[Tree, dict[str, Tensor], Tree]:
         first = rows.first
+        self.answers += 1
+        if self.fault is not None and self.fault.kind.startswith("act"):
+            self.fault.strike(self.answers)
         (count,) = state
         count = torch.where(first[..., None], 0.0, count) + 1
         action = torch.randint(NUM_ACTIONS, first.shape)
@@ -158,7 +167,7 @@ class Setup(NamedTuple):
     fault: Fault | None = None
 
     def algorithm(self) -> CountingAlgorithm:
-        return CountingAlgorithm(self.batch_size, self.max_lag)
+        return CountingAlgorithm(self.batch_size, self.max_lag, self.fault)
 
     def env(self, num_envs: int, seed: int, actor: int = 0) -> VectorEnv:
         if self.fault is None:
@@ -195,6 +204,12 @@ def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tup
     }
     source = pool(job, algorithm, weights, **(defaults | options))
     return source, Learner(algorithm, source.buffer, weights)
+
+
+def children() -> list[psutil.Process]:
+    """Returns the processes below this one, but for multiprocessing's own tracker."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if "resource_tracker" not in " ".join(p.cmdline())]
 
 
 class Deadline:

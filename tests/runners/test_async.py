@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import gc
 import itertools
 import os
 import pathlib
@@ -17,11 +16,12 @@ import psutil
 import pytest
 import torch
 from runners import fakes
-from runners.fakes import NUM_ACTIONS, Fault, Setup, T, make
+from runners.fakes import Fault, Setup, T, children, make
+from runners.rows import Continuity, check_rows, take
 
-from torchbeast.data import Rollout, tree_leaves, tree_map
+from torchbeast.data import tree_leaves
 from torchbeast.data.queue import RolloutQueue
-from torchbeast.data.slots import MAGIC_FLOAT, Slot
+from torchbeast.data.slots import Slot
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.policy import Policy, places
@@ -31,95 +31,9 @@ from torchbeast.runners.process import actor_seed
 from torchbeast.runners.source import Interrupted
 
 
-@pytest.fixture
-def run():
-    """Makes pools, and checks that nothing of them stays."""
-    pools = []
-    files = set(os.listdir("/dev/shm"))
-
-    def start(setup, **options):
-        pools.append(make(setup, **options))
-        return pools[-1]
-
-    yield start
-    for pool, _ in pools:
-        pool.close()
-        pool.close()
-    pools.clear()
-    gc.collect()
-    assert children() == []
-    assert set(os.listdir("/dev/shm")) == files
-
-
-def children():
-    """Returns the processes below this one, but for multiprocessing's own tracker."""
-    found = psutil.Process().children(recursive=True)
-    return [p for p in found if "resource_tracker" not in " ".join(p.cmdline())]
-
-
-def take(pool, learner):
-    """Returns a copy of the next batch after learning from it."""
-    pool.fill()
-    seen = []
-    update = learner.algorithm.update
-
-    def spy(batch, steps):
-        seen.append(Rollout(*tree_map(torch.clone, tuple(batch))))
-        return update(batch, steps)
-
-    learner.algorithm.update = spy
-    try:
-        learner.step()
-    finally:
-        learner.algorithm.update = update
-    return seen[0]
-
-
 def take_many(pool, learner):
     while True:
         take(pool, learner)
-
-
-def check_rows(batch):
-    """Checks all that one batch of the counting environment promises."""
-    seed, index, episode, step = batch.obs.unbind(-1)
-    for leaf in tree_leaves(tuple(batch)):
-        assert not (leaf == MAGIC_FLOAT).any()
-    assert (seed == seed[:1]).all(), "two incarnations in one rollout"
-    assert (index == index[:1]).all()
-    end = step == 3 + index
-    assert (batch.first == (step == 0)).all()
-    assert (batch.reward == step).all()
-    assert (batch.discount == 1 - (end & (episode % 2 == 1)).float()).all()
-    assert (step[1:] == torch.where(end, 0, step + 1)[:-1]).all()
-    assert (episode[1:] == (episode + end)[:-1]).all()
-    assert (batch.prev_action[1:] == torch.where(batch.first[1:], 0, batch.action[:-1])).all()
-    assert ((batch.action >= 0) & (batch.action < NUM_ACTIONS)).all()
-    weight = batch.extras["weight"]
-    assert (weight[:-1] == batch.version).all()
-    assert (batch.action[-1] == 0).all()
-    assert (weight[-1] == 0).all()
-    began = (step[0] == 0) & (episode[0] == 0)
-    rows_before = torch.where(step[0] == 0, 4 + index[0], step[0])
-    assert (batch.state[0][0, :, 0] == torch.where(began, 0, rows_before)).all()
-
-
-class Continuity:
-    """Checks that row T of a rollout is row 0 of the next of the same environment."""
-
-    def __init__(self):
-        self.last = {}
-
-    def __call__(self, batch):
-        for i in range(batch.reward.shape[1]):
-            column = batch.columns(slice(i, i + 1))
-            key = tuple(column.obs[0, 0, :2].tolist())
-            before, self.last[key] = self.last.get(key), column
-            if before is None:
-                assert column.obs[0, 0, 2:].tolist() == [0, 0], "rows were lost"
-                continue
-            for new, old in zip(tree_leaves(column[:5]), tree_leaves(before[:5]), strict=True):
-                assert torch.equal(new[0], old[T])
 
 
 def seeds(batch):
@@ -259,7 +173,7 @@ def test_a_broken_environment_is_made_anew(run, tmp_path, caplog, kind):
         check_rows(take(pool, learner))
     if kind == "hang":
         assert caplog.records[0].created - (tmp_path / "0").stat().st_mtime < 2.0
-        assert "made no progress for 1 s (limit: --step_timeout; was past row" in caplog.text
+        assert "made no progress for 1 s (limit: --step_timeout; was at row" in caplog.text
     else:
         assert caplog.text.count("ZeroDivisionError: the ball left the universe") == 1
         assert "raised an error; it starts again" in caplog.text

@@ -52,9 +52,21 @@ class SharedBlock:
             raise
         self.memory = mmap.mmap(self._fd, num_bytes)
 
-    def __getstate__(self) -> dict[str, Any]:
+    @classmethod
+    def of(cls, fd: int, num_bytes: int) -> SharedBlock:
+        """Returns the block behind a descriptor that came through a pipe, and takes it over."""
+        block = cls.__new__(cls)
+        block.num_bytes, block._fd = num_bytes, fd
+        block.memory = mmap.mmap(fd, num_bytes)
+        return block
+
+    def fileno(self) -> int:
+        """Returns the descriptor, which stays the block's."""
         assert self._fd is not None
-        return {"num_bytes": self.num_bytes, "fd": reduction.DupFd(self._fd)}
+        return self._fd
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"num_bytes": self.num_bytes, "fd": reduction.DupFd(self.fileno())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.num_bytes = state["num_bytes"]

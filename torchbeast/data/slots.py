@@ -29,12 +29,19 @@ class Slot:
         unroll_length: T; the slot has T + 1 rows.
         batch_size: B.
         memory: the block to lie in, at least ``Slot.num_bytes(...)`` long; private if None.
+        index: its place among the slots of a block.
     """
 
     def __init__(
-        self, spec: Rollout, unroll_length: int, batch_size: int, memory: Any = None
+        self,
+        spec: Rollout,
+        unroll_length: int,
+        batch_size: int,
+        memory: Any = None,
+        index: int = 0,
     ) -> None:
         own = memory is None
+        self.index = index
         if own:
             # torch aligns it as shared memory is: products of equal numbers are then equal.
             size = self.num_bytes(spec, unroll_length, batch_size)
@@ -76,8 +83,17 @@ class Slot:
     def columns(self, index: slice) -> Slot:
         """Returns the slot of the environments in ``index``, over the memory of this one."""
         part = object.__new__(Slot)
+        part.index = self.index
         part._show(self.arrays.columns(index))
         return part
+
+    def arrival(self, t: int) -> list[Any]:
+        """Returns the leaves of what came in row t, arrays [1, B, ...] over its memory."""
+        return [x[t : t + 1] for x in self._arrival]
+
+    def action(self, t: int) -> Tree:
+        """Returns the actions [B, ...] of row t, copied to last."""
+        return tree_map(lambda x: x[t].copy(), self.arrays.action)
 
     def write_arrival(self, t: int, leaves: list[Any]) -> None:
         """Writes what came: the leaves of (obs, reward, discount, first, prev_action), each [B]."""
@@ -127,7 +143,8 @@ def slots_in(
     size = Slot.num_bytes(spec, unroll_length, batch_size)
     view = memoryview(block.memory)
     return [
-        Slot(spec, unroll_length, batch_size, view[i * size : (i + 1) * size]) for i in range(count)
+        Slot(spec, unroll_length, batch_size, view[i * size : (i + 1) * size], i)
+        for i in range(count)
     ]
 
 

@@ -12,7 +12,7 @@ from torchbeast.data import Tree, array_specs, tree_leaves, tree_map
 from torchbeast.data.slots import Slot
 from torchbeast.data.spec import tree_map_specs
 from torchbeast.envs.vector import Arrival, VectorEnv
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Answers
 
 
 class Actor:
@@ -25,7 +25,7 @@ class Actor:
     """
 
     def __init__(
-        self, env: VectorEnv, policy: Policy, on_row: Callable[[], None] | None = None
+        self, env: VectorEnv, policy: Answers, on_row: Callable[[], None] | None = None
     ) -> None:
         self.env = env
         self.policy = policy
@@ -50,13 +50,11 @@ class Actor:
         """
         if not self._arrival:
             self._arrival = self._leaves(self.env.reset(), self._no_action)
-        slot.write_start(self.policy.state, self.policy.version)
         for t in range(slot.unroll_length):
             if self._on_row is not None:
                 self._on_row()
             slot.write_arrival(t, self._arrival)
-            action, extras = self.policy.answer(slot.row(t))
-            slot.write_answer(t, tree_leaves((action, extras)))
+            action = self.policy.answer(slot, t)
             self.env.send(action)
             try:
                 yield

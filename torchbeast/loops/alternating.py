@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torchbeast.data import Tree, tree_map
 from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode, Step, VectorEnv, env_seeds
 from torchbeast.loops.actor import Actor
-from torchbeast.loops.policy import Policy
+from torchbeast.loops.policy import Answers
 
 
 class EnvGroups(VectorEnv):
@@ -84,12 +83,12 @@ class Alternating:
     """
 
     def __init__(
-        self, env: EnvGroups, policy: Policy, on_row: Callable[[], None] | None = None
+        self, env: EnvGroups, policy: Answers, on_row: Callable[[], None] | None = None
     ) -> None:
         self.env = env
         self.policy = policy
         self._actors = [
-            Actor(group, _share(policy, columns), on_row)
+            Actor(group, policy.share(columns), on_row)
             for group, columns in zip(env.groups, env.columns, strict=True)
         ]
         self._parts: dict[Slot, list[Slot]] = {}  # slots are few, and views cost time to make
@@ -102,7 +101,6 @@ class Alternating:
         with contextlib.ExitStack() as stack:  # a group that breaks off leaves none unheard
             turns = []
             for actor, part in zip(self._actors, self._parts[slot], strict=True):
-                actor.policy.version = self.policy.version
                 turns.append(stack.enter_context(contextlib.closing(actor.turns(part))))
             for _ in zip(*turns, strict=True):  # strict: each is run to its end
                 pass
@@ -119,7 +117,7 @@ class Alternating:
 
 
 def make_actor(
-    env: VectorEnv, policy: Policy, on_row: Callable[[], None] | None = None
+    env: VectorEnv, policy: Answers, on_row: Callable[[], None] | None = None
 ) -> Actor | Alternating:
     """Returns what acts in ``env``: by turns if it is in groups."""
     if isinstance(env, EnvGroups):
@@ -143,13 +141,6 @@ def in_groups(
             stack.callback(made[-1].close)
         stack.pop_all()
     return EnvGroups(made)
-
-
-def _share(policy: Policy, columns: slice) -> Policy:
-    share = copy.copy(policy)
-    share.state = tree_map(lambda x: x[:, columns].clone(), policy.state)
-    share.explore = None if policy.explore is None else policy.explore[columns]
-    return share
 
 
 def _side_by_side(parts: list[Tree]) -> Tree:

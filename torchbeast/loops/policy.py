@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import dataclasses
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from torchbeast.algorithms.base import Algorithm
-from torchbeast.data import Rollout, Tree, tree_map
+from torchbeast.data import Tree, tree_leaves, tree_map
+from torchbeast.data.slots import Slot
 from torchbeast.loops.weights import Weights
+
+
+class Answers(Protocol):
+    """What an actor sees of whoever answers its rows: a ``Policy``, or a ``ServedPolicy``."""
+
+    state: Tree  # recurrent state; () where it is kept elsewhere
+
+    def refresh(self) -> None:
+        """Takes the newest weights, before a rollout begins."""
+
+    def answer(self, slot: Slot, t: int) -> Tree:
+        """Returns actions [B, ...] as NumPy arrays for row t of ``slot``.
+
+        Writes the answer into that row; with row 0 the recurrent state before it, and the version
+        of the oldest weights that answer the rollout.
+        """
+
+    def share(self, columns: slice) -> Answers:
+        """Returns what answers the environments in ``columns`` only, by the same model."""
+
+
+@dataclasses.dataclass
+class Held:
+    """Which weights a model has; of all who answer by it."""
+
+    version: int = 0
 
 
 class Policy:
@@ -32,7 +61,7 @@ class Policy:
         num_envs: int,
         explore: Tensor | None,
     ) -> None:
-        self.version = 0
+        self._held = Held()
         self.state: Tree = tree_map(
             lambda x: x.to(algorithm.device), algorithm.initial_state(num_envs)
         )
@@ -43,16 +72,30 @@ class Policy:
 
     def refresh(self) -> None:
         """Takes the newest weights."""
-        self.version = self._weights.fetch(self._model)
+        self._held.version = self._weights.fetch(self._model)
 
-    def answer(self, row: Rollout) -> tuple[Tree, dict[str, Any]]:
-        """Returns actions [B, ...] and extras [B, ...] as NumPy arrays for a row [1, B]."""
+    def answer(self, slot: Slot, t: int) -> Tree:
+        """Returns actions [B, ...] as NumPy arrays for row t of ``slot``; writes the answer there.
+
+        With row 0 also the recurrent state before it, and the version.
+        """
+        if t == 0:
+            slot.write_start(self.state, self._held.version)
         with torch.inference_mode():
-            row = row.to(self._algorithm.device)
+            row = slot.row(t).to(self._algorithm.device)
             action, extras, self.state = self._algorithm.act(
                 self._model, row, self.state, self.explore
             )
-            return tree_map(lambda x: x.cpu().numpy()[0], (action, extras))
+            action, extras = tree_map(lambda x: x.cpu().numpy()[0], (action, extras))
+        slot.write_answer(t, tree_leaves((action, extras)))
+        return action
+
+    def share(self, columns: slice) -> Policy:
+        """Returns the policy of the environments in ``columns`` only, with the same model."""
+        share = copy.copy(self)
+        share.state = tree_map(lambda x: x[:, columns].clone(), self.state)
+        share.explore = None if self.explore is None else self.explore[columns]
+        return share
 
 
 def places(count: int, first: int = 0, total: int | None = None) -> Tensor:

@@ -16,19 +16,18 @@ from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.buffers import Acting
+from torchbeast.runners.inference import Central, Server, ServerTask
+from torchbeast.runners.member import ActorFailed, Member
 from torchbeast.runners.process import ActorTask, Grant, Remote
 from torchbeast.runners.source import ActingJob, Source
+
+__all__ = ["ActorFailed", "ActorPool"]
 
 log = logging.getLogger("torchbeast")
 
 POLL = 0.2  # seconds; the longest wait between two calls of on_wait
 CHECK = 0.1  # seconds between looks for actors that hang
-BACK_OFF = (0.1, 5.0)  # seconds before the first restart of an actor, doubled up to the second
 COMPLAIN = 10.0  # seconds of waiting between log lines that say for whom
-
-
-class ActorFailed(RuntimeError):
-    """An actor failed too often, or before any actor worked; holds its traceback."""
 
 
 class ActorPool(Source):
@@ -45,6 +44,10 @@ class ActorPool(Source):
     An actor that dies, raises or hangs loses its unfinished rollout, and a new incarnation with
     other random numbers takes its place after a pause. The others do not wait for it.
 
+    With ``central`` the actors have no models: one more process answers them all. When it is lost,
+    all rollouts under way are, and begin anew when the next one is there: with fresh recurrent
+    states, in environments that went on.
+
     Args:
         job: what acting needs.
         algorithm: says what a rollout looks like, and whether its lag has a limit.
@@ -53,9 +56,10 @@ class ActorPool(Source):
         make_buffer: called with what the buffer calls to free a slot; returns where rollouts go.
         num_buffers: slots over all actors, rounded up to a multiple of N.
         seed: actors and their incarnations derive theirs from it.
+        central: how one process answers all actors; None: each answers itself.
         on_wait: called at least every 0.2 s while waiting; may raise Interrupted.
-        max_restarts: of each actor, in the whole run.
-        step_timeout: seconds without a row after which an actor counts as hung.
+        max_restarts: of each actor, and of the server of inference, in the whole run.
+        step_timeout: seconds without progress after which one of them counts as hung.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class ActorPool(Source):
         num_buffers: int,
         seed: int,
         on_wait: Callable[[], None],
+        central: Central | None = None,
         max_restarts: int = 3,
         step_timeout: float = 60.0,
     ) -> None:
@@ -87,11 +92,17 @@ class ActorPool(Source):
         self._learner_wait = self._actor_wait = 0.0
         self._restarts = self._dropped = 0
         heartbeat = min(0.5, step_timeout / 4)
-        task = ActorTask(job, spec, weights, acting.slots_each(num_buffers), acting, heartbeat)
+        slots_each = acting.slots_each(num_buffers)
+        task = ActorTask(job, spec, weights, slots_each, acting, heartbeat, central is not None)
         self._remotes = [Remote(actor, seed, task) for actor in range(acting.lanes)]
+        self._server: Server | None = None
+        if central is not None:
+            served = ServerTask(job, spec, weights, slots_each, acting, central, heartbeat)
+            self._server = Server(seed, served)
+        self._members = [*filter(None, [self._server]), *self._remotes]
         try:
-            for remote in self._remotes:
-                remote.start()
+            for member in self._members:
+                member.start()
         except BaseException:
             self.close()
             raise
@@ -118,7 +129,7 @@ class ActorPool(Source):
             began = now
             if now - complained > COMPLAIN:
                 complained = now
-                states = ", ".join(f"actor {r.actor} {r.state()}" for r in self._remotes)
+                states = ", ".join(f"{m.name} {m.state()}" for m in self._members)
                 log.info("the learner has waited %.0f s for rollouts: %s", COMPLAIN, states)
 
     def episodes(self) -> list[Episode]:
@@ -128,12 +139,15 @@ class ActorPool(Source):
 
     def metrics(self) -> dict[str, float]:
         """Returns totals since the start: seconds waited (over all actors), restarts, losses."""
-        return {
+        told = {
             "learner_wait_s": self._learner_wait,
             "actor_wait_s": self._actor_wait,
             "actor_restarts": float(self._restarts),
             "dropped_rollouts": float(self._dropped),
-        } | self.buffer.metrics()
+        }
+        if self._server is not None:
+            told["inference_restarts"] = float(max(0, self._server.incarnation))
+        return told | self.buffer.metrics()
 
     def snapshot(self) -> dict[str, Any] | None:
         """Returns None: an asynchronous run that is resumed begins new episodes."""
@@ -146,9 +160,9 @@ class ActorPool(Source):
     def close(self) -> None:
         """Ends the actors: asks, waits for a second, kills. May be called twice."""
         self._closed = True
-        close_workers([r.worker for r in self._remotes if r.worker is not None])
-        for remote in self._remotes:
-            remote.forget()
+        close_workers([m.worker for m in self._members if m.worker is not None])
+        for member in self._members:
+            member.forget()
         self._in_order.clear()
 
     # Granting slots, and getting them back.
@@ -189,50 +203,62 @@ class ActorPool(Source):
             grant = self._in_order.popleft()
             self.buffer.put(grant.slot, grant.remote.actor)
 
-    # Listening to actors.
+    # Listening to actors, and to the server of inference.
 
     def _serve(self, timeout: float) -> None:
-        """Takes in what actors say, replaces the lost ones; waits ``timeout`` at most."""
+        """Takes in what they say, replaces the lost ones; waits ``timeout`` at most."""
         now = time.monotonic()
-        watched: dict[Any, Remote] = {}
-        for remote in self._remotes:
-            if remote.worker is not None:
-                watched[remote.worker.connection] = watched[remote.worker.sentinel] = remote
+        watched: dict[Any, Member] = {}
+        for member in self._members:
+            if member.worker is not None:
+                watched[member.worker.connection] = watched[member.worker.sentinel] = member
             else:
-                timeout = min(timeout, max(0.0, remote.start_at - now))
-        told = {watched[x].actor for x in wait(list(watched), timeout)}
-        for actor in told:
-            self._receive(self._remotes[actor])
+                timeout = min(timeout, max(0.0, member.start_at - now))
+        told = {id(watched[x]) for x in wait(list(watched), timeout)}
+        for member in self._members:
+            if id(member) in told:
+                self._receive(member)
         now = time.monotonic()
         if now - self._checked_at >= CHECK:
             self._checked_at = now
-            for remote in self._remotes:
-                self._check_on(remote)
+            for member in self._members:
+                self._check_on(member)
         self._grant_more()
 
-    def _receive(self, remote: Remote) -> None:
-        worker = remote.worker
+    def _receive(self, member: Member) -> None:
+        worker = member.worker
         assert worker is not None
         alive = worker.alive  # asked first: what a dead actor has finished is still taken
         try:
-            while remote.worker is worker and worker.connection.poll():
-                self._on_message(remote, *worker.connection.recv())
+            while member.worker is worker and worker.connection.poll():
+                self._on_message(member, *worker.connection.recv())
         except (EOFError, OSError):
             alive = False
-        if remote.worker is worker and not alive:
-            self._lose(remote, "")
+        if member.worker is worker and not alive:
+            self._lose(member, "")
 
-    def _on_message(self, remote: Remote, incarnation: int, kind: str, *content: Any) -> None:
-        remote.progress_at = time.monotonic()
-        remote.up = True
+    def _on_message(self, member: Member, incarnation: int, kind: str, *content: Any) -> None:
+        member.progress_at = time.monotonic()
+        member.up = True
         if kind == "ready":
-            remote.ready = True
+            member.ready = True
+            self._connect(member)
         elif kind == "beat":
-            (remote.rows,) = content
+            member.rows = content[0]
         elif kind == "filled":
-            self._on_filled(remote, incarnation, *content)
+            assert isinstance(member, Remote)
+            self._on_filled(member, incarnation, *content)
+        elif kind == "dropped":
+            self._dropped += 1
         elif kind == "failed":
-            self._lose(remote, "raised an error", content[0])
+            self._lose(member, "raised an error", content[0])
+
+    def _connect(self, member: Member) -> None:
+        """Brings a new actor together with the server, or a new server with all actors."""
+        if self._server is not None:
+            for remote in self._remotes:
+                if member in (remote, self._server):
+                    self._server.connect(remote)
 
     def _on_filled(
         self,
@@ -260,38 +286,25 @@ class ActorPool(Source):
         else:
             self.buffer.put(grant.slot, remote.actor)
 
-    # Losing actors, and starting them again.
+    # Losing them, and starting them again.
 
-    def _check_on(self, remote: Remote) -> None:
-        if remote.worker is None:
-            if time.monotonic() >= remote.start_at:
-                remote.start()
+    def _check_on(self, member: Member) -> None:
+        if member.worker is None:
+            if time.monotonic() >= member.start_at:
+                member.start()
             return
-        overdue = remote.overdue(self._step_timeout)
+        overdue = member.overdue(self._step_timeout)
         if overdue:
-            self._lose(remote, overdue)
-        elif not remote.worker.alive:  # and something that it started keeps its pipe open
-            self._receive(remote)
+            self._lose(member, overdue)
+        elif not member.worker.alive:  # and something that it started keeps its pipe open
+            self._receive(member)
 
-    def _lose(self, remote: Remote, cause: str, trace: str = "") -> None:
-        """Buries an actor, and plans its next incarnation or raises ActorFailed."""
-        self._dropped += bool(remote.granted)
-        self._in_order = deque(g for g in self._in_order if g.filled or g.remote is not remote)
-        ended = remote.bury()
+    def _lose(self, member: Member, cause: str, trace: str = "") -> None:
+        """Buries a worker, and plans its next incarnation or raises ActorFailed."""
+        if isinstance(member, Remote):
+            self._dropped += bool(member.granted)
+        self._in_order = deque(g for g in self._in_order if g.filled or g.remote is not member)
+        ended = member.bury()
         self._queue_in_order()
-        restarts = remote.incarnation
-        what = f"actor {remote.actor} (incarnation {restarts}, seed {remote.task.seed}) "
-        what += cause or f"ended: {ended}"
-        if not remote.ready and not self._produced:
-            raise ActorFailed(f"{what}, before any actor had worked\n{trace}".rstrip())
-        if restarts >= self._max_restarts:
-            raise ActorFailed(
-                f"{what}, after {restarts} restarts (--max_restarts)\n{trace}".rstrip()
-            )
-        self._restarts += 1
-        first, longest = BACK_OFF
-        pause = min(longest, first * 2**restarts)
-        remote.start_at = time.monotonic() + pause
-        left = self._max_restarts - restarts
-        text = f"{what}; it starts again in {pause:.1f} s ({left} restarts left)\n{trace}"
-        log.warning("%s", text.rstrip())
+        member.plan(cause or f"ended: {ended}", trace, self._max_restarts, self._produced)
+        self._restarts += isinstance(member, Remote)

@@ -22,6 +22,11 @@ class Acting(NamedTuple):
     first: int = 0  # the place of the first environment among those of all learners
     total: int | None = None  # environments of all learners; None: no others
 
+    @property
+    def everyone(self) -> int:
+        """Returns how many environments all learners have."""
+        return self.total or self.lanes * self.width
+
     def slots_each(self, num_buffers: int) -> int:
         """Returns the slots of each actor that make ``num_buffers`` or a few more over all."""
         return max(1, -(-num_buffers // self.lanes))

@@ -20,7 +20,7 @@ from torchbeast.runners.buffers import Acting, Keeping, check_buffer, make_buffe
 from torchbeast.runners.cluster import ClusterPool, ObjectWeights, workers_of
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device, learners_here
-from torchbeast.runners.jobs import actor_job, make_algorithm, make_envs
+from torchbeast.runners.jobs import actor_job, central, make_algorithm, make_envs
 from torchbeast.runners.local import LocalSource
 from torchbeast.runners.process import actor_seed, seed_all
 from torchbeast.runners.source import Source
@@ -109,6 +109,7 @@ def _actors(
         num_buffers=num_buffers,
         seed=seed,
         on_wait=on_wait or _nothing,
+        central=central(system, algorithm.device),
         max_restarts=system.max_restarts,
         step_timeout=system.step_timeout,
     )

@@ -11,7 +11,9 @@ from torchbeast import algorithms, envs
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data import EnvSpec
 from torchbeast.loops.alternating import in_groups
-from torchbeast.runners.config import RunConfig
+from torchbeast.runners.config import RunConfig, SystemConfig
+from torchbeast.runners.devices import inference_device
+from torchbeast.runners.inference import Central
 from torchbeast.runners.source import ActingJob
 
 
@@ -33,6 +35,24 @@ def actor_job(config: RunConfig, spec: EnvSpec, algorithm: Algorithm) -> ActingJ
     """Returns what the actors of one learner, or of one worker of a cluster, need."""
     make = functools.partial(make_algorithm, config, spec, config.system.num_learners)
     return ActingJob(make, functools.partial(make_envs, config, 1), algorithm.needs.unroll_length)
+
+
+def central(system: SystemConfig, learner: torch.device) -> Central | None:
+    """Returns how one process answers all actors of a learner; None if each answers itself.
+
+    ``learner`` is where the learner computes. Half of the threads of this process, which learns
+    meanwhile, are free for it.
+    """
+    if system.inference == "local":
+        return None
+    auto = system.inference_device == "auto"
+    return Central(
+        learner if auto else inference_device(system, learner.index or 0),
+        system.inference_min_batch,
+        system.inference_max_batch,
+        system.inference_timeout_ms,
+        system.inference_threads or max(1, torch.get_num_threads() // 2),
+    )
 
 
 def make_envs(

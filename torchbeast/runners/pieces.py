@@ -97,7 +97,7 @@ class Pieces:
 
     def _answer_rows(self) -> None:
         for t in range(self._slot.unroll_length):
-            self._policy.answer(self._slot.row(t))
+            self._policy.answer(self._slot, t)
 
     def _update(self) -> None:
         self._algorithm.update(self._batch.to(self._algorithm.device), 0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import functools
 import random
+import socket
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -22,14 +25,14 @@ from torchbeast.data.slots import Slot, shared_slots, slots_in
 from torchbeast.envs.vector import VectorEnv
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.alternating import Alternating, make_actor
-from torchbeast.loops.policy import Policy, places
+from torchbeast.loops.inference import Line, ServedPolicy, ServerGone
+from torchbeast.loops.policy import Answers, Policy, places
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.buffers import Acting
+from torchbeast.runners.member import START_TIMEOUT, Member
 from torchbeast.runners.source import ActingJob
 
-__all__ = ["ActorTask", "Grant", "Remote", "Worker", "act", "actor_seed"]
-
-START_TIMEOUT = 120.0  # seconds for an actor's imports, on a machine that starts many at once
+__all__ = ["START_TIMEOUT", "ActorTask", "Grant", "Remote", "act", "actor_seed"]
 
 
 class ActorTask(NamedTuple):
@@ -41,6 +44,7 @@ class ActorTask(NamedTuple):
     num_slots: int
     acting: Acting
     heartbeat: float  # seconds
+    served: bool = False  # a server answers its rows, whose pipe comes through the parent's
     block: SharedBlock | None = None  # holds its slots, which no other actor sees
     incarnation: int = -1
     seed: int = 0
@@ -73,42 +77,30 @@ class Grant:
     filled: bool = False
 
 
-class Remote:
+class Remote(Member):
     """One actor as its parent sees it, over all its incarnations."""
 
     def __init__(self, actor: int, seed: int, task: ActorTask) -> None:
+        super().__init__(f"actor {actor}")
         self.actor = actor
         self.task = task._replace(actor=actor)
-        self.worker: Worker | None = None  # None between two incarnations
-        self.start_at = 0.0  # when the next one may begin
         self.free: deque[int] = deque()
         self.granted: deque[Grant] = deque()  # an actor fills in this order
         self.sequence = 0  # rollouts that came
-        self.up = False  # its imports are done
-        self.ready = False  # it has environments
         self.rows = 0
-        self.progress_at = 0.0
         self._seed = seed
         self._slots: list[Slot] = []
 
-    @property
-    def incarnation(self) -> int:
-        """How often it was started again."""
-        return self.task.incarnation
-
-    def start(self) -> None:
-        """Starts the next incarnation, in slots where no dead one can have left a finger."""
+    def _spawn(self) -> Worker:
+        # In slots where no dead incarnation can have left a finger.
         task = self.task
         size = (task.job.unroll_length, task.acting.width, task.num_slots)
         block, self._slots = shared_slots(task.spec, *size)
         self.free = deque(range(task.num_slots))
-        incarnation = task.incarnation + 1
-        seed = actor_seed(self._seed, self.actor, incarnation)
-        self.task = task._replace(block=block, incarnation=incarnation, seed=seed)
         self.sequence = self.rows = 0
-        self.up = self.ready = False
-        self.worker = Worker(act, (self.task,), name=f"actor-{self.actor}")
-        self.progress_at = time.monotonic()
+        self.seed = actor_seed(self._seed, self.actor, self.incarnation)
+        self.task = task._replace(block=block, incarnation=self.incarnation, seed=self.seed)
+        return Worker(act, (self.task,), name=f"actor-{self.actor}")
 
     def can_fill(self) -> bool:
         """Returns whether a grant now would be filled soon.
@@ -139,27 +131,14 @@ class Remote:
                 return True
         return False
 
-    def overdue(self, step_timeout: float) -> str:
-        """Returns what the actor has not done in time; "" if all is well."""
-        limit = step_timeout if self.up else START_TIMEOUT
-        busy = self.granted or not self.ready
-        if not busy or time.monotonic() - self.progress_at <= limit:
-            return ""
-        return f"made no progress for {limit:g} s (limit: --step_timeout; was past row {self.rows})"
-
-    def bury(self) -> str:
-        """Returns how the worker ended, after ending it and everything that it started."""
-        assert self.worker is not None
-        self.worker.kill()
-        text = self.worker.exit_text()
-        self.forget()
-        return text
+    def busy(self) -> bool:
+        """Returns whether there is something that it should be doing."""
+        return bool(self.granted) or not self.ready
 
     def forget(self) -> None:
         """Lets go of worker and slots; rollouts that others still hold stay whole."""
-        self.worker = None
+        super().forget()
         self.task = self.task._replace(block=None)
-        self.start_at = math.inf
         self.granted.clear()
         self.free.clear()
         self._slots = []
@@ -182,12 +161,17 @@ class Link:
     """The actor's end of the pipe; every message begins with the incarnation and a kind.
 
     up: the imports are done. ready: there is an environment. beat: rows so far. filled: sequence
-    number, slot, episodes that ended, seconds waited for slots. failed: the traceback.
+    number, slot, episodes that ended, seconds waited for slots. dropped: the server of inference
+    is gone, and the rollout begins anew. failed: the traceback.
+
+    The parent sends indices of slots to fill, and None before a pipe to a server.
     """
 
     def __init__(self, connection: Connection, incarnation: int) -> None:
         self._connection = connection
         self._incarnation = incarnation
+        self._granted: deque[int] = deque()
+        self._servers: deque[int] = deque()
 
     def send(self, kind: str, *content: Any) -> None:
         """Sends a message. Raises ParentGone."""
@@ -198,8 +182,37 @@ class Link:
 
     def granted(self) -> int:
         """Returns the index of the next slot to fill; waits for it. Raises ParentGone."""
+        while not self._granted:
+            self._receive()
+        return self._granted.popleft()
+
+    def server(
+        self, on_wait: Callable[[], None], period: float, pipe: socket.socket | None
+    ) -> socket.socket:
+        """Returns the pipe to the newest server; waits for one if ``pipe`` is None.
+
+        Raises:
+            ParentGone: there will be none.
+        """
+        while not self._servers and pipe is None:
+            if self._connection.poll(period):
+                self._receive()
+            else:
+                on_wait()
+        while self._servers:
+            if pipe is not None:
+                pipe.close()
+            pipe = socket.socket(fileno=self._servers.popleft())
+        assert pipe is not None
+        return pipe
+
+    def _receive(self) -> None:
         try:
-            return int(self._connection.recv())
+            index = self._connection.recv()
+            if index is None:
+                self._servers.append(reduction.recv_handle(self._connection))
+            else:
+                self._granted.append(index)
         except (EOFError, OSError) as error:
             raise ParentGone from error
 
@@ -208,17 +221,21 @@ class Heartbeat:
     """Tells the parent, not too often, that rows are still being made."""
 
     def __init__(self, link: Link, period: float) -> None:
+        self.period = period
         self._link = link
-        self._period = period
         self._rows = 0
         self._due = 0.0
 
     def __call__(self) -> None:
         """Counts one row. Raises ParentGone."""
         self._rows += 1
+        self.beat()
+
+    def beat(self) -> None:
+        """Says that all is well here, whatever it waits for. Raises ParentGone."""
         now = time.monotonic()
         if now >= self._due:
-            self._due = now + self._period
+            self._due = now + self.period
             self._link.send("beat", self._rows)
 
 
@@ -239,20 +256,32 @@ def _act(link: Link, task: ActorTask) -> None:
     torch.set_num_threads(1)
     seed_all(task.seed)
     assert task.block is not None
-    width, first, total = task.acting.width, task.acting.first, task.acting.total
+    width = task.acting.width
     slots = slots_in(task.block, task.spec, task.job.unroll_length, width, task.num_slots)
-    algorithm = task.job.make_algorithm()
-    env = task.job.make_env(width, task.seed, first // width + task.actor)
+    heartbeat = Heartbeat(link, task.heartbeat)
+    policy = _served(link, task, heartbeat) if task.served else _policy(task)
+    env = task.job.make_env(width, task.seed, task.acting.first // width + task.actor)
     try:
-        where = places(width, first + task.actor * width, total or task.acting.lanes * width)
-        policy = Policy(algorithm, algorithm.model, task.weights, width, where)
-        actor = make_actor(env, policy, Heartbeat(link, task.heartbeat))
+        actor = make_actor(env, policy, heartbeat)
         seed_all(task.seed)  # after all that draws random numbers of its own
         link.send("ready")
         _fill(link, env, actor, slots)
     finally:
         with contextlib.suppress(Exception):  # the first error is the one to tell
             env.close()
+
+
+def _policy(task: ActorTask) -> Answers:
+    width, first = task.acting.width, task.acting.first
+    algorithm = task.job.make_algorithm()
+    where = places(width, first + task.actor * width, task.acting.everyone)
+    return Policy(algorithm, algorithm.model, task.weights, width, where)
+
+
+def _served(link: Link, task: ActorTask, heartbeat: Heartbeat) -> Answers:
+    renew = functools.partial(link.server, heartbeat.beat, heartbeat.period)
+    line = Line(task.incarnation, renew, heartbeat.beat, heartbeat.period)
+    return ServedPolicy(line, slice(0, task.acting.width))
 
 
 def _fill(link: Link, env: VectorEnv, actor: Actor | Alternating, slots: list[Slot]) -> None:
@@ -262,7 +291,17 @@ def _fill(link: Link, env: VectorEnv, actor: Actor | Alternating, slots: list[Sl
         asked_at = time.monotonic()
         index = link.granted()
         waited += time.monotonic() - asked_at
-        actor.collect(slots[index])
+        while not _collected(link, actor, slots[index]):
+            pass
         sequence += 1
         link.send("filled", sequence, index, env.episodes(), waited)
         waited = 0.0
+
+
+def _collected(link: Link, actor: Actor | Alternating, slot: Slot) -> bool:
+    try:
+        actor.collect(slot)
+        return True
+    except ServerGone:
+        link.send("dropped")
+        return False

@@ -1,0 +1,29 @@
+"""Pools of actors for tests, and the check that nothing of them stays."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+from runners.fakes import children, make
+
+
+@pytest.fixture
+def run():
+    """Makes pools, and checks that nothing of them stays."""
+    pools = []
+    files = set(os.listdir("/dev/shm"))
+
+    def start(setup, **options):
+        pools.append(make(setup, **options))
+        return pools[-1]
+
+    yield start
+    for pool, _ in pools:
+        pool.close()
+        pool.close()
+    pools.clear()
+    gc.collect()
+    assert children() == []
+    assert set(os.listdir("/dev/shm")) == files

@@ -1,0 +1,259 @@
+"""Dynamic batching: many callers, each with a request, and one answer for all that wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+import optree
+import torch
+
+from torchbeast.data import Tree, tree_leaves
+
+COMPUTE_TIMEOUT = 600.0  # seconds, as in TorchBeast
+
+
+class ClosedBatchingQueue(RuntimeError):
+    """The batcher was closed: nothing is answered any more."""
+
+
+class AsyncError(RuntimeError):
+    """Whoever had taken the request let go of it without an answer."""
+
+
+class Request(NamedTuple):
+    """What one caller asks."""
+
+    leaves: list[Any]
+    width: int
+    since: float  # seconds on the monotonic clock
+    answer: Future[Tree]
+
+
+class DynamicBatcher:
+    """Puts requests of many threads side by side, so that a model answers them at once.
+
+    Callers ``compute``; one or more consumers iterate over batches::
+
+        for batch in batcher:
+            batch.set_outputs(model(batch.get_inputs()))
+
+    Requests and answers are trees of tensors or NumPy arrays. ``minimum_batch_size`` and
+    ``maximum_batch_size`` count requests; each may be as wide along ``batch_dim`` as it likes, and
+    gets an answer as wide. (In TorchBeast, whose DynamicBatcher this is, every request was one
+    wide.)
+
+    Args:
+        batch_dim: the dimension along which requests lie side by side.
+        minimum_batch_size: requests that a batch waits for.
+        maximum_batch_size: requests that a batch takes at most.
+        timeout_ms: a request waits no longer for others; None: as long as it takes.
+        check_outputs: answers that do not fit raise in ``set_outputs``.
+
+    Raises:
+        ValueError: sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        batch_dim: int = 1,
+        minimum_batch_size: int = 1,
+        maximum_batch_size: int = 1024,
+        timeout_ms: float | None = 100,
+        check_outputs: bool = True,
+    ) -> None:
+        if minimum_batch_size < 1:
+            raise ValueError(f"Min batch size must be >= 1, got {minimum_batch_size}")
+        if maximum_batch_size < minimum_batch_size:
+            raise ValueError(
+                f"Max batch size must be >= min batch size, got {maximum_batch_size} and "
+                f"{minimum_batch_size}"
+            )
+        self._batch_dim = batch_dim
+        self._least, self._most = minimum_batch_size, maximum_batch_size
+        self._patience = None if timeout_ms is None else timeout_ms / 1000
+        self._check_outputs = check_outputs
+        self._waiting: deque[Request] = deque()
+        self._structure: Any = None  # of requests; all are alike
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def submit(self, nest: Tree) -> Future[Tree]:
+        """Returns the answer to come; does not wait.
+
+        Raises:
+            ClosedBatchingQueue: the batcher is closed.
+            ValueError: nothing in ``nest``, too few dimensions, other leaves than before, or not
+                equally wide.
+        """
+        leaves, structure = optree.tree_flatten(nest)
+        width = _width(leaves, self._batch_dim)
+        answer: Future[Tree] = Future()
+        with self._changed:
+            if self._closed:
+                raise ClosedBatchingQueue("Enqueue to closed queue")
+            self._structure = self._structure or structure
+            if structure != self._structure:
+                raise ValueError(f"expected a nest {self._structure}, got {structure}")
+            self._waiting.append(Request(leaves, width, time.monotonic(), answer))
+            self._changed.notify()
+        return answer
+
+    def compute(self, nest: Tree) -> Tree:
+        """Returns the answer to ``nest``, views into that of the batch; waits for it.
+
+        Raises:
+            ClosedBatchingQueue: the batcher is or was closed.
+            AsyncError: a consumer dropped the batch.
+            TimeoutError: it took 10 minutes.
+        """
+        try:
+            return self.submit(nest).result(COMPUTE_TIMEOUT)
+        except TimeoutError:
+            raise TimeoutError("Compute timeout reached.") from None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Returns the next batch; waits for it. Ends when the batcher is closed."""
+        with self._changed:
+            while not self._closed:
+                wait = self._due()
+                if wait == 0:
+                    return self._take()
+                self._changed.wait(wait)
+        raise StopIteration
+
+    def due(self) -> float | None:
+        """Returns the seconds until a batch is there, if no request comes; None: there is none."""
+        with self._changed:
+            return self._due()
+
+    def size(self) -> int:
+        """Returns how many requests wait."""
+        return len(self._waiting)
+
+    def is_closed(self) -> bool:
+        """Returns whether the batcher was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Discards what waits, and wakes callers and consumers.
+
+        Raises:
+            RuntimeError: it was closed already.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("Queue was closed already")
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        self._break(waiting)
+
+    def _due(self) -> float | None:
+        if len(self._waiting) >= self._least:
+            return 0.0
+        if not self._waiting or self._patience is None:
+            return None
+        return max(0.0, self._waiting[0].since + self._patience - time.monotonic())
+
+    def _take(self) -> Batch:
+        count = min(len(self._waiting), self._most)
+        requests = [self._waiting.popleft() for _ in range(count)]
+        if self._waiting:
+            self._changed.notify()  # another consumer may go on with them
+        return Batch(self, requests, self._structure)
+
+    def _break(self, requests: list[Request]) -> None:
+        error: RuntimeError = AsyncError("the batch was dropped without outputs (broken promise)")
+        if self._closed:
+            error = ClosedBatchingQueue("Batching queue closed during compute")
+        for request in requests:
+            request.answer.set_exception(error)
+
+
+class Batch:
+    """Requests side by side, to be answered once; when dropped, it raises in every caller."""
+
+    def __init__(self, batcher: DynamicBatcher, requests: list[Request], structure: Any) -> None:
+        self._batcher = batcher
+        self._requests = requests
+        self._structure = structure
+        self._answered = False
+
+    def get_inputs(self) -> Tree:
+        """Returns the requests, one beside the other along the batch dimension."""
+        columns = zip(*(request.leaves for request in self._requests), strict=True)
+        dim = self._batcher._batch_dim
+        return optree.tree_unflatten(self._structure, [_joined(x, dim) for x in columns])
+
+    def set_outputs(self, outputs: Tree) -> None:
+        """Gives each caller its slice.
+
+        Raises:
+            ValueError: they do not fit; they can be set again.
+            RuntimeError: they were set already.
+        """
+        if self._answered:
+            raise RuntimeError("set_outputs called twice")
+        dim = self._batcher._batch_dim
+        if self._batcher._check_outputs:
+            self._check(outputs, dim)
+        self._answered = True
+        leaves, structure = optree.tree_flatten(outputs)
+        before, end = (slice(None),) * dim, 0
+        for request in self._requests:
+            start, end = end, end + request.width
+            own = (*before, slice(start, end))
+            request.answer.set_result(optree.tree_unflatten(structure, [x[own] for x in leaves]))
+
+    def _check(self, outputs: Tree, dim: int) -> None:
+        width = sum(request.width for request in self._requests)
+        for leaf in tree_leaves(outputs):
+            shape = tuple(leaf.shape)
+            if len(shape) <= dim:
+                raise ValueError(
+                    f"With batch dimension {dim}, output shape must have at least {dim + 1} "
+                    f"dimensions, but got {shape}"
+                )
+            if shape[dim] != width:
+                raise ValueError(
+                    f"Output shape must have the same batch dimension as the input batch size. "
+                    f"Expected {width}, got {shape[dim]} in {shape}"
+                )
+
+    def __del__(self) -> None:
+        if not self._answered:
+            self._batcher._break(self._requests)
+
+
+def _width(leaves: list[Any], dim: int) -> int:
+    if not leaves:
+        raise ValueError("Cannot enqueue empty vector of tensors")
+    widths = set()
+    for leaf in leaves:
+        if leaf.ndim <= dim:
+            raise ValueError(
+                f"Enqueued tensors must have more than batch_dim == {dim} dimensions, but got "
+                f"{leaf.ndim}"
+            )
+        widths.add(leaf.shape[dim])
+    if len(widths) > 1:
+        raise ValueError(f"expected equal sizes along batch_dim == {dim}, got {sorted(widths)}")
+    return int(widths.pop())
+
+
+def _joined(parts: tuple[Any, ...], dim: int) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts, dim)
+    return np.concatenate(parts, dim)
