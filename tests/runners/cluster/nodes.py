@@ -110,7 +110,7 @@ class Training:
         rows = self.rows()
         return rows[-1].get(name, 0.0) if rows else 0.0
 
-    def until(self, condition: Callable[[], Any], seconds: float = 90.0) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float = 120.0) -> None:
         """Waits for ``condition`` while the run goes on."""
 
         def met() -> bool:
@@ -127,7 +127,7 @@ class Training:
             text += (self.path / "out.log").read_text()
         return text
 
-    def end(self, seconds: float = 90.0) -> int:
+    def end(self, seconds: float = 120.0) -> int:
         """Returns the exit code, after waiting for the end."""
         try:
             return self.process.wait(seconds)

@@ -61,7 +61,8 @@ def test_nodes_and_learners_may_die(
     assert time.monotonic() - killed < 120
 
     step = checkpoint.load(run.path).step
-    learner = psutil.Process(run.process.pid).children()[0]
+    children = psutil.Process(run.process.pid).children()
+    (learner,) = (p for p in children if "spawn_main" in " ".join(p.cmdline()))
     learner.send_signal(signal.SIGKILL)
     run.until(lambda: "goes on from step" in run.told())
     run.until(lambda: run.last("step") > step + 4 * T * B)
