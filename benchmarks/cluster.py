@@ -34,7 +34,7 @@ from torchbeast.runners.checks import checked
 from torchbeast.runners.cluster import remote
 from torchbeast.runners.cluster.plan import planned
 from torchbeast.runners.cluster.session import connected
-from torchbeast.runners.cluster.worker import Job, Parcel
+from torchbeast.runners.cluster.worker import Job, Parcel, Started
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.jobs import make_algorithm
 
@@ -60,9 +60,9 @@ class SyntheticWorker:
         stamp = Stamp(job.worker, job.incarnation, 0)
         self._message = packing.pack(slot, stamp, config.cluster.codec)
 
-    def start(self, probe: list[Any]) -> str:
+    def start(self, probe: list[Any]) -> Started:
         """Returns a name of the node."""
-        return f"synthetic-{self._job.worker}"
+        return Started(f"synthetic-{self._job.worker}", float("inf"))
 
     def collect(self, under_way: int, version: int, weights: Any = None) -> Parcel:
         """Returns the one rollout again."""

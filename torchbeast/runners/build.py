@@ -132,7 +132,7 @@ def _on_cluster(
     source = ClusterPool(
         algorithm,
         weights,
-        workers_of(config, spec, acting, seed),
+        workers_of(config, spec, algorithm.needs, acting, seed),
         make_buffer=functools.partial(make_buffer, algorithm, acting, keeping),
         num_buffers=acting.slots_each(num_buffers) * acting.lanes,
         on_wait=on_wait or _nothing,

@@ -114,6 +114,9 @@ class ClusterConfig:
     """CPUs that Ray reserves for each actor."""
     codec: Literal["auto", "none", "lz4", "zlib"] = "auto"
     """How rollouts are compressed; auto: as fits the network, which each worker probes."""
+    weights_interval: float = 0.0
+    """Seconds between two versions of the weights that a worker is sent, at least, where the lag is
+    not limited; 0: ten times what they take to get there, so that they fill a tenth of the link."""
     learner_restarts: int = 3
     """Times in a row, without a checkpoint between, that a learner which died goes on from the
     last checkpoint."""

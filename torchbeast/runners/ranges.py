@@ -43,6 +43,7 @@ RANGES = {
     **dict.fromkeys(["inference_timeout_ms", "inference_threads"], (0, math.inf)),
     **dict.fromkeys(["burn_in", "actors_per_worker", "learner_restarts"], (0, math.inf)),
     **dict.fromkeys(["cpus_per_actor"], (0.001, math.inf)),
+    **dict.fromkeys(["weights_interval"], (0.0, math.inf)),
     **dict.fromkeys(["lstm_size", "env_workers", "env_threads", "max_lag"], (0, math.inf)),
 }
 

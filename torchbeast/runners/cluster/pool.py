@@ -17,7 +17,7 @@ from torchbeast.envs.vector import EnvError, Episode
 from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.cluster.remote import RemoteWorker
 from torchbeast.runners.cluster.weights import ObjectWeights
-from torchbeast.runners.cluster.worker import Parcel
+from torchbeast.runners.cluster.worker import Parcel, Started
 from torchbeast.runners.grants import Grants
 from torchbeast.runners.source import Source
 
@@ -187,9 +187,9 @@ class ClusterPool(Source):
         except self._ray.exceptions.RayError as error:
             self._lose(worker, f"is gone ({str(error).strip().splitlines()[0]})")
             return
-        if isinstance(content, str):
+        if isinstance(content, Started):
             worker.started(content)
-            log.info("worker %d works on node %s", worker.job.worker, content[:8])
+            log.info("worker %d works on node %s", worker.job.worker, content.node[:8])
         else:
             self._take(worker, content)
 

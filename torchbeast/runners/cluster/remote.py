@@ -6,18 +6,21 @@ import contextlib
 import math
 import pickle
 import secrets
+import time
 from collections import deque
 from typing import Any
 
 from torchbeast import user_code
+from torchbeast.algorithms.base import Needs
 from torchbeast.data import EnvSpec
 from torchbeast.runners.buffers import Acting
 from torchbeast.runners.cluster.weights import ObjectWeights
-from torchbeast.runners.cluster.worker import AHEAD, Job, RolloutWorker
+from torchbeast.runners.cluster.worker import AHEAD, Job, RolloutWorker, Started
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.grants import Grant
 from torchbeast.runners.process import actor_seed
 
+WEIGHTS_SHARE = 10  # times as long as weights travel, others do: they fill a tenth of a link
 LEASE = 20.0  # seconds without an answer to a request after which a worker counts as lost
 
 
@@ -30,9 +33,13 @@ class RemoteWorker:
     Args:
         job: what it is started with; each incarnation gets a number and a seed of its own.
         cpus: that Ray reserves for it on its node.
+        newest_only: the lag is limited, so each rollout begins with the newest weights.
+        weights_interval: seconds between two versions that it is sent else.
     """
 
-    def __init__(self, job: Job, cpus: float) -> None:
+    def __init__(
+        self, job: Job, cpus: float, newest_only: bool = True, weights_interval: float = 0.0
+    ) -> None:
         self.job = job
         self.cpus = cpus
         self.restarts = -1
@@ -43,7 +50,11 @@ class RemoteWorker:
         self.requests: deque[tuple[Any, Grant]] = deque()  # answered in this order
         self._handle: Any = None
         self._starting: Any = None
+        self._newest_only = newest_only
+        self._interval = weights_interval
+        self._bandwidth = math.inf
         self._version = -1  # of the weights that it has
+        self._weights_at = 0.0  # when it may be sent newer ones
         self.silent = 0.0  # seconds that were waited for its next answer
 
     @property
@@ -69,11 +80,12 @@ class RemoteWorker:
         actor = ray.remote(RolloutWorker).options(**options, scheduling_strategy="SPREAD")
         self._handle = actor.remote(self.job._replace(seed=seed))
         self._starting = self._handle.start.remote([probe])
-        self._version, self.start_at = -1, math.inf
+        self._version, self._weights_at, self.start_at = -1, 0.0, math.inf
 
-    def started(self, node: str) -> None:
-        """Notes that it is up, on ``node``."""
-        self.node, self._starting = node, None
+    def started(self, where: Started) -> None:
+        """Notes that it is up."""
+        self.node, self._bandwidth = where
+        self._starting = None
 
     def can_fill(self) -> bool:
         """Returns whether a rollout asked for now would be made soon."""
@@ -83,10 +95,14 @@ class RemoteWorker:
         """Asks for the rollout of a grant, by the newest weights."""
         if not self.requests:
             self.silent = 0.0
-        newest = weights.newest() if weights.version != self._version else None
-        self._version = weights.version
+        newest = None
+        if weights.version != self._version and time.monotonic() >= self._weights_at:
+            newest, self._version = weights.newest(), weights.version
+            if not self._newest_only:
+                pause = max(self._interval, WEIGHTS_SHARE * weights.num_bytes / self._bandwidth)
+                self._weights_at = time.monotonic() + pause
         under_way = len(self.requests) + 1
-        answer = self._handle.collect.remote(under_way, weights.version, newest)
+        answer = self._handle.collect.remote(under_way, self._version, newest)
         self.requests.append((answer, grant))
 
     def answered(self) -> Grant:
@@ -118,7 +134,9 @@ class RemoteWorker:
         return "lost"
 
 
-def workers_of(config: RunConfig, spec: EnvSpec, acting: Acting, seed: int) -> list[RemoteWorker]:
+def workers_of(
+    config: RunConfig, spec: EnvSpec, needs: Needs, acting: Acting, seed: int
+) -> list[RemoteWorker]:
     """Returns the workers, not yet started, that run the actors of one learner."""
     each = config.cluster.actors_per_worker
     job = Job(
@@ -136,4 +154,5 @@ def workers_of(config: RunConfig, spec: EnvSpec, acting: Acting, seed: int) -> l
         return job._replace(worker=worker, acting=job.acting._replace(first=first))
 
     cpus = each * config.cluster.cpus_per_actor
-    return [RemoteWorker(numbered(i), cpus) for i in range(acting.lanes // each)]
+    how = (cpus, needs.max_lag is not None, config.cluster.weights_interval)
+    return [RemoteWorker(numbered(i), *how) for i in range(acting.lanes // each)]

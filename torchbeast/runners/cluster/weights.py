@@ -15,6 +15,7 @@ class ObjectWeights(Weights):
 
     def __init__(self, model: nn.Module) -> None:
         self.version = 0
+        self.num_bytes = sum(part.nbytes for part in raw(model))
         self._model = model
         self._object: Any = None  # Ray's reference to the bytes of the newest version
 

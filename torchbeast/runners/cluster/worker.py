@@ -39,6 +39,13 @@ class Job(NamedTuple):
     acting: Acting  # this worker's actors, among those of all learners
 
 
+class Started(NamedTuple):
+    """Where a worker is."""
+
+    node: str  # its id
+    bandwidth: float  # bytes per second from the learner
+
+
 class Parcel(NamedTuple):
     """What comes back from one ``collect``."""
 
@@ -82,14 +89,14 @@ class RolloutWorker:
         self._until = 0.0
         self._version = -1
 
-    def start(self, probe: list[Any]) -> str:
-        """Returns the id of the node, after timing how long the object in ``probe`` takes here."""
+    def start(self, probe: list[Any]) -> Started:
+        """Returns where it is, after timing how long the object in ``probe`` takes to get here."""
         import ray
 
         began = time.monotonic()
         size = ray.get(probe[0]).nbytes  # on one node nothing moves, and this takes no time
         self._bandwidth = size / (time.monotonic() - began)
-        return str(ray.get_runtime_context().get_node_id())
+        return Started(str(ray.get_runtime_context().get_node_id()), self._bandwidth)
 
     def collect(
         self, under_way: int, version: int, weights: np.ndarray[Any, Any] | None = None
