@@ -78,7 +78,8 @@ def test_nodes_and_learners_may_die(
 @pytest.mark.parametrize(
     "flags",
     [
-        ("ppo", "--env", "CartPole-v1", "--num_minibatches", "2", "--preset", "none"),
+        ("ppo", "--env", "CartPole-v1", "--num_minibatches", "2", "--preset", "none")
+        + ("--inference", "central"),
         ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
         ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
     ],

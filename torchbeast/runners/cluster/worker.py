@@ -20,7 +20,7 @@ from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.async_ import ActorPool
 from torchbeast.runners.buffers import Acting
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.jobs import actor_job, make_algorithm
+from torchbeast.runners.jobs import actor_job, central, make_algorithm
 from torchbeast.runners.source import Interrupted
 
 BEAT = 2.0  # seconds; the longest time without an answer to the learner
@@ -80,6 +80,7 @@ class RolloutWorker:
             num_buffers=AHEAD * acting.lanes,
             seed=job.seed,
             on_wait=self._on_wait,
+            central=central(config.system, algorithm.device),
             max_restarts=config.system.max_restarts,
             step_timeout=config.system.step_timeout,
         )
