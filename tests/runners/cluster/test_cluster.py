@@ -78,8 +78,7 @@ def test_nodes_and_learners_may_die(
 @pytest.mark.parametrize(
     "flags",
     [
-        ("ppo", "--env", "CartPole-v1", "--num_minibatches", "2", "--preset", "none")
-        + ("--inference", "central"),
+        ("ppo", "--env", "CartPole-v1", "--preset", "none", "--inference", "central"),
         ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
         ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
     ],
@@ -93,7 +92,7 @@ def test_each_kind_of_algorithm_learns_unchanged(
     started.append(run)
     assert run.end(150) == 0, run.told()
     assert run.last("step") >= 1200
-    assert run.last("updates") > 3
+    assert run.last("updates") >= 2
     assert run.last("rollouts") > 0
 
 
