@@ -65,12 +65,15 @@ class FaultEnv(CountingEnv):
     """Counts until step ``at_step`` of its process's life, then does what ``kind`` says.
 
     ``marker`` names a file that is made at the fault: where it is, the fault happens no more.
+    ``rank``: only on this one of those that torchrun started.
     """
 
-    def __init__(self, kind: str = "raise", at_step: int = 5, marker: str = "") -> None:
+    def __init__(
+        self, kind: str = "raise", at_step: int = 5, marker: str = "", rank: int | str = ""
+    ) -> None:
         super().__init__()
         self.fault = kind
-        self.at_step = at_step
+        self.at_step = at_step if str(rank) in ("", os.environ.get("RANK")) else -1
         self.marker = marker
         self.total = 0
         if kind == "constructor" and os.environ.get("FAULT_PARENT") != str(os.getpid()):

@@ -1,74 +1,21 @@
-"""Learners that share an update: half the batch each is the whole batch; none fails in silence."""
+"""Learners that share an update: none fails in silence."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-from gymnasium import spaces
 from runners.test_run import BATCH, PROBES, make, train
 
 from torchbeast.algorithms import impala
 from torchbeast.algorithms.base import Diverged
-from torchbeast.data import EnvSpec
-from torchbeast.nets import NetworkConfig
 from torchbeast.runners.ranks import RankFailed
 from torchbeast.tools import checkpoint
-
-STEPS = 3
-
-
-def updates(reduction: str, rank: int, size: int) -> list[torch.Tensor]:
-    """Returns weights after some steps with one rank's columns of the data."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    spec = EnvSpec(spaces.Box(-1, 1, (3,)), spaces.Discrete(2))
-    network = NetworkConfig(hidden_sizes=(8,))
-    algorithm = impala.Impala(
-        impala.Config(optimizer="rmsprop_tf", epsilon=1.0, learning_rate=0.1), network, spec, 100
-    )
-    data = torch.randn(STEPS, 8, 3)
-    share = slice(rank * 8 // size, (rank + 1) * 8 // size)
-    for x in data[:, share]:
-        _, features = algorithm.model.trunks(x[None])
-        value = algorithm.model.value(features).square()
-        loss = value.sum() if reduction == "sum" else value.mean()
-        algorithm.gradient_step(loss, algorithm.optimizer, None, reduction=reduction)
-    return [p.detach() for p in algorithm.model.parameters()]
-
-
-def main(store: str, rank: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    result = {reduction: updates(reduction, rank, 2) for reduction in ("sum", "mean")}
-    torch.save(result, f"{store}.{rank}")
-    dist.destroy_process_group()
-
-
-def test_two_ranks_with_half_the_batch_equal_one_with_all(tmp_path: pathlib.Path) -> None:
-    store = tmp_path / "store"
-    command = [sys.executable, __file__, str(store)]
-    env = os.environ | {"PYTHONPATH": str(pathlib.Path(PROBES).parent)}
-    processes = [subprocess.Popen([*command, str(rank)], env=env) for rank in range(2)]
-    threads = torch.get_num_threads()
-    try:
-        expected = {reduction: updates(reduction, 0, 1) for reduction in ("sum", "mean")}
-    finally:
-        torch.set_num_threads(threads)
-    assert [p.wait(60) for p in processes] == [0, 0]
-    one, other = (torch.load(f"{store}.{rank}") for rank in range(2))
-    for reduction, weights in expected.items():
-        for mine, here, there in zip(weights, one[reduction], other[reduction], strict=True):
-            assert torch.equal(here, there)
-            torch.testing.assert_close(here, mine, rtol=1e-5, atol=1e-6)
-    assert not all(map(torch.allclose, expected["sum"], expected["mean"]))
 
 
 def ranks(path: pathlib.Path, **groups: Any) -> Any:
@@ -127,7 +74,3 @@ def test_divergence_is_no_broken_connection(
     monkeypatch.setattr(impala.Impala, "update", poisoned)  # on rank 0: the sum is nan on both
     with pytest.raises(Diverged):
         train(ranks(tmp_path))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
