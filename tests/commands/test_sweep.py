@@ -203,6 +203,8 @@ def test_a_variant_that_fails_does_not_stop_the_others(
         (["--device", "cuda:1"], ["--device", "slots"]),
         (["--restart", "fresh"], ["--restart", "--xpid"]),
         (["--node_dir", "/tmp"], ["--address"]),
+        (["--runner", "cluster"], ["--runner cluster", "--address"]),
+        (["--address", "127.0.0.1:1"], ["--cluster_token"]),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(
@@ -223,6 +225,15 @@ def test_values_that_a_flag_does_not_take(
         sweep(tmp_path, "--vary", "learning_rate=0.1,fast")
     assert end.value.code == 2
     assert "learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_ray_is_an_extra(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert sweep(tmp_path, "--address", "auto", "--trust_network") == 2
+    assert "torchbeast[ray]" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -131,9 +131,9 @@ def test_a_call_that_is_not_due_is_cheap():
 
 
 def test_numbers_and_times():
-    shown = [module._number(x) for x in (0, 0.5, -9.9996, 123.45, 1e-5, 3e9, float("nan"))]
+    shown = [module.number_text(x) for x in (0, 0.5, -9.9996, 123.45, 1e-5, 3e9, float("nan"))]
     assert shown == ["0.000", "0.500", "-10.000", "123.5", "1.00e-05", "3.00e+09", "-"]
-    assert [module._time(x) for x in (5, 65, 3661, float("inf"))] == [
+    assert [module.time_text(x) for x in (5, 65, 3661, float("inf"))] == [
         "0:05",
         "1:05",
         "1:01:01",

@@ -6,7 +6,13 @@ import pytest
 from torchbeast.envs.vector import Episode
 from torchbeast.tools import plot, video
 from torchbeast.tools.logs import Curve, RunLog
-from torchbeast.tools.plot import bootstrap_interval, on_grid, plot_curves, running_mean
+from torchbeast.tools.plot import (
+    bootstrap_interval,
+    on_grid,
+    plot_curves,
+    plot_groups,
+    running_mean,
+)
 from torchbeast.tools.video import write_video
 
 
@@ -83,10 +89,7 @@ def test_bootstrap_interval_covers_as_often_as_it_says():
     np.testing.assert_allclose([same_low, same_high], 1.0)
 
 
-@pytest.mark.parametrize("runs", [1, 3])
-def test_figures(tmp_path, runs):
-    pytest.importorskip("matplotlib")
-    image = pytest.importorskip("PIL.Image")
+def played(tmp_path, runs: int) -> list:
     paths = []
     for seed in range(runs):
         generator = np.random.default_rng(seed)
@@ -98,16 +101,39 @@ def test_figures(tmp_path, runs):
             log.episodes([Episode(0, score, 100, False)], step)
         log.close()
         paths.append(path)
+    return paths
+
+
+def colours_of(picture) -> set:
+    return {colour for _, colour in picture.convert("RGB").getcolors(10**6)}
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_figures(tmp_path, runs):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    paths = played(tmp_path, runs)
     out = plot_curves(paths, tmp_path / "plots" / "curve.png")
     with image.open(out) as picture:
         assert picture.size == (1050, 630)
-        colours = {c for _, c in picture.convert("RGB").getcolors(10**6)}
-    assert (0x1F, 0x5F, 0xA8) in colours  # the line is there
+        assert (0x1F, 0x5F, 0xA8) in colours_of(picture)  # the line is there
+
+
+def test_a_line_for_each_group_of_runs(tmp_path):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    paths = played(tmp_path, 3)
+    out = plot_groups({"one": paths[:1], "two": paths[1:]}, tmp_path / "x.png", "title")
+    with image.open(out) as picture:
+        assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours_of(picture)
+        assert (0x00, 0x9E, 0x73) not in colours_of(picture)
 
 
 def test_errors_of_figures(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at least one run"):
         plot_curves([], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="at least one run"):
+        plot_groups({}, tmp_path / "x.png", "title")
     with pytest.raises(ValueError, match="finished episodes"):
         plot_curves([tmp_path], tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

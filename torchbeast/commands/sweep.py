@@ -18,8 +18,9 @@ from rich.table import Table
 from torchbeast.commands.errors import UsageError, nearest
 from torchbeast.commands.flags import train_config
 from torchbeast.runners import sweep as sweeps
-from torchbeast.runners.config import RunConfig
+from torchbeast.runners.config import ClusterConfig, RunConfig
 from torchbeast.runners.sweep import Job, Place, Status, Sweep, SweepTable, Variant
+from torchbeast.runners.sweep.on_ray import RayNodes
 from torchbeast.runners.sweep.results import Summary, plot_variants
 from torchbeast.tools.display import number_text
 from torchbeast.tools.run_directory import expand, lock_file
@@ -48,13 +49,13 @@ def sweep(arguments: Sequence[str]) -> int:
     axes = [sweeps.axis(text) for text in flags.vary]
     axes += [sweeps.read_variants(Path(path)) for path in flags.variants]
     variants = [
-        (variant, _on_devices(_config_of(algorithm, others, variant, base), flags.gpus_per_run))
+        (variant, _in_slots(_config_of(algorithm, others, variant, base), flags.gpus_per_run))
         for variant in sweeps.grid(axes, alone=base.algo.rpartition(":")[2])
     ]
     varied = {name for variant, _ in variants for name in variant.settings}
     folder = expand(base.output.savedir) / (base.output.xpid or _default_name(base, varied))
     jobs = sweeps.plan(variants, flags.seeds, folder)
-    return _run(jobs, _place(flags, folder), flags.retries, folder, _title(base, varied))
+    return _run(jobs, _place(flags, base, folder), flags.retries, folder, _title(base, varied))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="torchbeast sweep ALGORITHM",
         description="Trains every variant with every seed, each run a process of its own, as many "
         "at once as there are slots. Ctrl-C saves all; the same command goes on, and may add "
-        "values and seeds. Results lie in SAVEDIR/XPID: results.csv, summary.csv, curves.png. "
+        "values and seeds. Results lie in SAVEDIR/XPID: results.csv, summary.csv, curves.png. With "
+        "--address the runs go on the nodes of a Ray cluster. "
         "All other flags are those of `torchbeast train`; --xpid names the sweep.",
         add_help=False,
         allow_abbrev=False,
@@ -77,7 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     gpus = "GPUs of each run; 0.5: two runs share one (0: all compute on the CPU)"
     add("--gpus_per_run", type=float, default=0, help=gpus)
     add("--retries", type=int, default=2, help="times a run that failed is started again (2)")
-    add("--address", help="a running Ray cluster whose nodes do the runs; auto: this machine's")
     node_dir = "folder on the nodes of --address for runs whose savedir they do not share"
     add("--node_dir", metavar="DIR", help=node_dir)
     return parser
@@ -89,6 +90,10 @@ def _base_config(algorithm: str, arguments: Sequence[str]) -> RunConfig | None:
         raise UsageError(
             f"expected no --restart {base.output.restart} for a sweep, whose runs go on when it is "
             f"started again; choose another --xpid"
+        )
+    if base is not None and base.cluster.runner != "machine":
+        raise UsageError(
+            "expected no --runner cluster for a sweep: --address has each run on one node of it"
         )
     return base
 
@@ -119,23 +124,28 @@ def _config_of(
     return _switched(config, switches)
 
 
+def _groups(config: RunConfig) -> dict[str, Any]:
+    named = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: group for name, group in named.items() if dataclasses.is_dataclass(group)}
+
+
 def _settings(config: RunConfig) -> dict[str, Any]:
-    groups = (config.env, config.algorithm, config.network, config.system, config.output)
+    groups = _groups(config).values()
     return {f.name: getattr(g, f.name) for g in groups for f in dataclasses.fields(g)}
 
 
 def _switched(config: RunConfig, switches: dict[str, bool]) -> RunConfig:
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        group = getattr(config, field.name)
-        if dataclasses.is_dataclass(group) and not isinstance(group, type):
-            mine = {f.name for f in dataclasses.fields(group)} & set(switches)
-            groups[field.name] = dataclasses.replace(group, **{n: switches[n] for n in mine})
-    return dataclasses.replace(config, **groups)
+    """Returns ``config`` with settings that are true or false, whatever group has them."""
+    for name, group in _groups(config).items():
+        mine = {f.name for f in dataclasses.fields(group)} & set(switches)
+        group = dataclasses.replace(group, **{setting: switches[setting] for setting in mine})
+        config = dataclasses.replace(config, **{name: group})
+    return config
 
 
-def _on_devices(config: RunConfig, gpus_per_run: float) -> RunConfig:
-    """Returns ``config`` that computes where its slot has something."""
+def _in_slots(config: RunConfig, gpus_per_run: float) -> RunConfig:
+    """Returns ``config`` of a run that knows of no cluster, and computes with what its slot has."""
+    config = dataclasses.replace(config, cluster=ClusterConfig())
     device = config.system.device
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"expected --device auto, cpu or cuda: slots say which, got {device}")
@@ -157,21 +167,18 @@ def _title(config: RunConfig, varied: set[str]) -> str:
     return algorithm if "env" in varied else f"{algorithm}  {config.env.name}"
 
 
-def _place(flags: argparse.Namespace, folder: Path) -> Place:
-    if flags.address is None:
+def _place(flags: argparse.Namespace, base: RunConfig, folder: Path) -> Place:
+    if base.cluster.address is None:
         if flags.node_dir is not None:
             raise UsageError("expected --address for --node_dir, which is about its nodes")
         slots = sweeps.slots_of_machine(flags.cpus_per_run, flags.gpus_per_run)
         if not flags.gpus_per_run and sweeps.usable_gpus():
             print("the GPUs stay idle; --gpus_per_run 1 gives each run one", file=sys.stderr)
         return sweeps.LocalSlots(slots)
-    from torchbeast.runners.sweep.on_ray import RayNodes
-
+    resources = flags.cpus_per_run, flags.gpus_per_run
     try:
-        return RayNodes(
-            flags.address, folder, flags.cpus_per_run, flags.gpus_per_run, flags.node_dir
-        )
-    except ModuleNotFoundError as error:
+        return RayNodes(base.cluster, folder, *resources, flags.node_dir)
+    except ValueError as error:
         raise UsageError(str(error)) from error
 
 

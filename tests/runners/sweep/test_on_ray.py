@@ -1,26 +1,24 @@
-"""Runs on the nodes of a real Ray cluster on this machine."""
+"""A sweep over the nodes of a real Ray cluster on this machine."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import csv
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 pytest.importorskip("ray")
 
-from ray.cluster_utils import Cluster
+from runners.cluster.nodes import Nodes, until
 
-from torchbeast.envs import EnvConfig
-from torchbeast.runners.checks import ConfigError
-from torchbeast.runners.config import RunConfig, default_config
-from torchbeast.runners.sweep import Job, Status, Sweep, Variant, conduct, plan
-from torchbeast.runners.sweep.on_ray import RayNodes
+from torchbeast.runners.sweep.progress import read_progress
 from torchbeast.tools.checkpoint import has_checkpoint
-from torchbeast.tools.signals import StopFlag
 
 CODE = """
 import pathlib, time
@@ -35,98 +33,97 @@ class Slow(gymnasium.Wrapper):
 def make():
     return Slow(gymnasium.make("CartPole-v1"))
 """
+SMALL = [
+    *["--preset", "none", "--batch_size", "2", "--unroll_length", "5", "--hidden_sizes", "8"],
+    *["--total_steps", "400", "--eval_episodes", "1", "--disable_tensorboard", "--seeds", "2"],
+    *["--log_interval", "0", "--checkpoint_interval", "0.5"],
+]
+WAIT = 200.0  # seconds; Ray alone takes minutes on a machine that does more than this
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    started = Cluster()
+class Swept:
+    """A `torchbeast sweep` on a cluster, in a process of its own."""
+
+    def __init__(self, nodes: Nodes, path: pathlib.Path, name: str, *more: str) -> None:
+        self.folder = path / name
+        self.runs = [self.folder / f"impala-seed{seed}" for seed in (1, 2)]
+        self.gate = path / f"{name} gate"
+        code = path / f"{name}.py"
+        code.write_text(CODE.format(gate=str(self.gate)))
+        where = ["--address", nodes.address, "--cluster_token", str(nodes.token), *more]
+        arguments = ["--env", f"{code}:make", "--savedir", str(path), "--xpid", name, *SMALL]
+        self.command = [sys.executable, "-m", "torchbeast", "sweep", "impala", *arguments, *where]
+        self.output = path / f"{name} output"
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[subprocess.Popen[bytes]]:
+        with self.output.open("ab") as output:
+            process = subprocess.Popen(self.command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def learns(self) -> bool:
+        """Returns whether a run is on its way, and would not begin anew."""
+        begun = [run for run in self.runs if read_progress(run).steps > 20]
+        return any(has_checkpoint(run) for run in begun)
+
+    def states(self) -> list[str]:
+        with (self.folder / "results.csv").open() as file:
+            return [row["state"] for row in csv.DictReader(file)]
+
+    def continued(self) -> int:
+        """Returns how many runs went on from a checkpoint."""
+        return sum("continues at step" in (run / "console.log").read_text() for run in self.runs)
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_on_nodes(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    nodes = Nodes(tmp_path_factory.mktemp("n"))  # names of sockets must be short
     try:
-        started.add_node(num_cpus=0, include_dashboard=False)
-        yield started
+        first = nodes.start()
+        too_large = Swept(nodes, tmp_path, "large", "--cpus_per_run", "2")
+        refused = subprocess.run(too_large.command, capture_output=True, text=True, timeout=WAIT)
+        assert refused.returncode == 2
+        assert "--cpus_per_run" in refused.stderr
+        a_lost_node_costs_what_came_after_the_checkpoint(nodes, first, tmp_path)
+        runs_that_are_stopped_save_and_go_on(nodes, tmp_path)
     finally:
-        started.shutdown()
-
-
-def slow_jobs(path: pathlib.Path, name: str, gate: pathlib.Path, seeds: int) -> list[Job]:
-    code = path / f"{name}.py"
-    code.write_text(CODE.format(gate=str(gate)))
-    base = default_config("impala")
-    config = RunConfig(
-        algo=base.algo,
-        env=EnvConfig(env=f"{code}:make"),
-        algorithm=dataclasses.replace(base.algorithm, batch_size=2, unroll_length=5),
-        network=dataclasses.replace(base.network, hidden_sizes=(8,)),
-        system=dataclasses.replace(base.system, total_steps=400, device="cpu"),
-        output=dataclasses.replace(
-            base.output,
-            eval_episodes=1,
-            log_interval=0.0,
-            checkpoint_interval=0.5,
-            disable_tensorboard=True,
-        ),
-    )
-    return plan([(Variant(name, {}), config)], seeds, path / name)
-
-
-def nodes(cluster: Any, folder: pathlib.Path, node_dir: pathlib.Path | None = None) -> RayNodes:
-    return RayNodes(cluster.address, folder, 1, 0, str(node_dir) if node_dir else None)
-
-
-@pytest.mark.timeout(400)
-def test_runs_on_nodes(cluster: Any, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConfigError, match="--cpus_per_run"):
-        nodes(cluster, tmp_path / "none")
-    first = cluster.add_node(num_cpus=1)
-    a_lost_node_costs_what_came_after_the_checkpoint(cluster, first, tmp_path)
-    runs_that_are_stopped_save_and_go_on(cluster, tmp_path)
+        nodes.close()
 
 
 def a_lost_node_costs_what_came_after_the_checkpoint(
-    cluster: Any, first: Any, tmp_path: pathlib.Path
+    nodes: Nodes, first: subprocess.Popen[bytes], tmp_path: pathlib.Path
 ) -> None:
-    gate, far = tmp_path / "gate", tmp_path / "far"
-    jobs = slow_jobs(tmp_path, "far_away", gate, seeds=2)
-    folder = jobs[0].path.parent
-    place = nodes(cluster, folder, far)
-    sweep = Sweep(jobs, place, retries=2)
-    lost: list[int] = []
-
-    def show(statuses: list[Status]) -> None:
-        begun = [s for s in statuses if s.progress.steps > 20 and has_checkpoint(s.job.path)]
-        if begun and not lost:
-            lost.append(begun[0].progress.steps)
-            cluster.remove_node(first, allow_graceful=False)
-            shutil.rmtree(far)
-            cluster.add_node(num_cpus=1)
-            gate.touch()
-
-    conduct(sweep, place, StopFlag(), show)
-    assert [status.state for status in sweep.statuses] == ["done", "done"], sweep.statuses
-    assert sum(status.tries for status in sweep.statuses) == 1
-    assert all((far / "far_away" / job.path.name / "run.lock").exists() for job in jobs)
-    assert not any((job.path / "run.lock").exists() for job in jobs)
-    consoles = [(job.path / "console.log").read_text() for job in jobs]
-    assert sum("continues at step" in text for text in consoles) == 1
-    assert not list(folder.glob(".*"))
+    far = tmp_path / "far"
+    swept = Swept(nodes, tmp_path, "far_away", "--node_dir", str(far), "--retries", "0")
+    with swept.going_on() as process:
+        until(swept.learns, WAIT, swept.output.read_text)
+        assert not any((run / "run.lock").exists() for run in swept.runs)  # they are far away
+        nodes.kill(first)
+        shutil.rmtree(far)
+        nodes.start()
+        swept.gate.touch()
+        assert process.wait(WAIT) == 0, swept.output.read_text()
+    assert swept.states() == ["done", "done"]
+    assert "will be tried again" in swept.output.read_text()
+    assert swept.continued() == 1
+    assert all((far / "far_away" / run.name / "run.lock").exists() for run in swept.runs)
+    assert not list(swept.folder.glob(".*"))
 
 
-def runs_that_are_stopped_save_and_go_on(cluster: Any, tmp_path: pathlib.Path) -> None:
-    gate = tmp_path / "other gate"
-    jobs = slow_jobs(tmp_path, "shared", gate, seeds=2)
-    place, stop = nodes(cluster, jobs[0].path.parent), StopFlag()
-
-    def show(statuses: list[Status]) -> None:
-        if any(status.progress.steps > 20 for status in statuses) and not stop.requested:
-            stop.request("SIGINT")
-
-    sweep = Sweep(jobs, place, retries=0)
-    conduct(sweep, place, stop, show)
-    assert [status.state for status in sweep.statuses] == ["stopped", "stopped"]
-    assert sum(has_checkpoint(job.path) for job in jobs) == 1  # there was one slot
-    gate.touch()
-    place = nodes(cluster, jobs[0].path.parent)
-    sweep = Sweep(jobs, place, retries=0)
-    conduct(sweep, place, StopFlag(), lambda statuses: None)
-    assert [status.state for status in sweep.statuses] == ["done", "done"], sweep.statuses
-    consoles = [(job.path / "console.log").read_text() for job in jobs]
-    assert sum("continues at step" in text for text in consoles) == 1
+def runs_that_are_stopped_save_and_go_on(nodes: Nodes, tmp_path: pathlib.Path) -> None:
+    swept = Swept(nodes, tmp_path, "shared")
+    with swept.going_on() as process:
+        until(swept.learns, WAIT, swept.output.read_text)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT) == 130, swept.output.read_text()
+    assert swept.states() == ["stopped", "stopped"]
+    assert sum(has_checkpoint(run) for run in swept.runs) == 1  # there was one slot
+    swept.gate.touch()
+    with swept.going_on() as process:
+        assert process.wait(WAIT) == 0, swept.output.read_text()
+    assert swept.states() == ["done", "done"]
+    assert swept.continued() == 1

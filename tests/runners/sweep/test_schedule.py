@@ -84,6 +84,8 @@ def test_failures_are_tried_again_so_often(tmp_path: pathlib.Path) -> None:
         "never": [3, -9, 0],
         "bad input": [2, 0],
         "no checkpoint": [7, 0],
+        "lost at step 7": [-1, -1, 0],
+        "lost there for ever": [-1, -1, -1, -1],
         "no disk": [],
         "last": [0],
     }
@@ -93,6 +95,8 @@ def test_failures_are_tried_again_so_often(tmp_path: pathlib.Path) -> None:
         ("failed", 2),
         ("failed", 1),
         ("failed", 1),
+        ("done", 1),
+        ("failed", 2),
         ("failed", 0),
         ("done", 0),
     ]

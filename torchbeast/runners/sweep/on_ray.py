@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import logging
 import socket
 import tempfile
 import time
@@ -12,19 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
-
 from torchbeast.runners.checks import ConfigError
-from torchbeast.runners.config import RunConfig
+from torchbeast.runners.cluster.session import connected
+from torchbeast.runners.config import ClusterConfig, RunConfig
 from torchbeast.runners.sweep.cores import claimed_cores, described
-from torchbeast.runners.sweep.place import Job, News
+from torchbeast.runners.sweep.place import LOST, Job, News
 from torchbeast.runners.sweep.process import RunProcess
 from torchbeast.runners.sweep.progress import Progress, read_progress
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed, unpack
 
 PERIOD = 1.0  # seconds between two reports of a run
-GRACE = 60.0  # seconds in which a run must have saved
-STOPPED, LOST = 143, -1  # exit codes of runs that never began, and whose node is gone
+MOST = 10_000  # runs at once that can wait for the bell
+STOPPED = 143  # exit code of a run that never began
 
 
 class Report(NamedTuple):
@@ -37,21 +36,6 @@ class Report(NamedTuple):
     files: bytes | None = None  # the directory of the run, where the nodes do not share it
 
 
-def connect(address: str) -> None:
-    """Connects this process to the Ray cluster at ``address``; auto: the one of this machine.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"expected a running Ray cluster at --address {address}, got: {error}; "
-            f"start one with `ray start --head`"
-        ) from error
-
-
 class RayNodes:
     """Runs as tasks of a Ray cluster, which chooses the nodes.
 
@@ -59,7 +43,7 @@ class RayNodes:
     on its node, and its files come back with each checkpoint and at the end.
 
     Args:
-        address: of the cluster.
+        cluster: its address and token.
         folder: of the sweep, on this machine.
         cpus_per_run: cores of each run.
         gpus_per_run: GPUs of each run.
@@ -67,25 +51,32 @@ class RayNodes:
             below their temporary folder.
 
     Raises:
-        ConfigError: no such cluster, or no node is large enough.
+        ClusterError: there is no cluster, or it refuses.
+        ValueError: no node is large enough, no token is given, or Ray is not installed.
     """
 
     def __init__(
         self,
-        address: str,
+        cluster: ClusterConfig,
         folder: Path,
         cpus_per_run: int,
         gpus_per_run: float,
         node_dir: str | None,
     ) -> None:
-        connect(address)
-        _check_nodes(cpus_per_run, gpus_per_run)
-        remote: Any = ray.remote  # its types know neither generators nor actors made so
+        self._connection = contextlib.ExitStack()
+        self._ray = ray = self._connection.enter_context(
+            connected(cluster.address, cluster.cluster_token, cluster.trust_network)
+        )
+        try:
+            _check_nodes(ray.nodes(), cpus_per_run, gpus_per_run)
+        except ConfigError:
+            self._connection.close()
+            raise
         # Another try is the sweep's to decide: it has the files to go on from.
-        self._task = remote(
+        self._task = ray.remote(
             num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0, num_returns="streaming"
         )(_run_on_node)
-        self._bell = remote(num_cpus=0)(Bell).remote()
+        self._bell = ray.remote(num_cpus=0, max_concurrency=MOST)(Bell).remote()
         folder.mkdir(parents=True, exist_ok=True)
         self._mark = folder / f".seen-{uuid.uuid4().hex}"
         self._mark.touch()
@@ -109,6 +100,7 @@ class RayNodes:
 
     def poll(self) -> list[News]:
         """Returns how far each run is, and which have ended."""
+        ray = self._ray
         for path, (job, reports) in list(self._running.items()):
             try:
                 while ray.wait([reports], timeout=0, fetch_local=False)[0]:
@@ -116,7 +108,7 @@ class RayNodes:
             except StopIteration:
                 self._lose(job, "it ended without a word")
             except ray.exceptions.RayError as error:
-                self._lose(job, str(error).strip().splitlines()[0])
+                self._lose(job, str(error).strip().splitlines()[0].partition(". ")[0])
             if self._last[path].exit_code is not None:
                 self._running.pop(path, None)
         news = list(self._last.values())
@@ -128,16 +120,16 @@ class RayNodes:
         self._bell.ring.remote()
         for path, (job, reports) in self._running.items():
             if not self._last[path].where:
-                ray.cancel(reports)
+                self._ray.cancel(reports)
                 self._last[path] = News(job, "", read_progress(path), STOPPED)
 
     def close(self) -> None:
         """Ends at once what still goes on, and leaves the cluster."""
         for _, reports in self._running.values():
-            ray.cancel(reports, force=True)
+            self._ray.cancel(reports, force=True)
         self._running.clear()
         self._mark.unlink(missing_ok=True)
-        ray.shutdown()
+        self._connection.close()
 
     def _take(self, job: Job, report: Report) -> None:
         if report.files is not None:
@@ -150,18 +142,18 @@ class RayNodes:
 
 
 class Bell:
-    """An actor that every run asks whether it should save and leave."""
+    """An actor that tells every run when to save and leave."""
 
     def __init__(self) -> None:
-        self._rung = False
+        self._rung = asyncio.Event()
 
-    def ring(self) -> None:
+    async def ring(self) -> None:
         """Asks all to leave."""
-        self._rung = True
+        self._rung.set()
 
-    def rung(self) -> bool:
-        """Returns whether all should leave."""
-        return self._rung
+    async def wait(self) -> None:
+        """Returns once all should leave."""
+        await self._rung.wait()
 
 
 def _run_on_node(
@@ -191,10 +183,11 @@ def _reports(
     process: RunProcess, run: Path, where: str, bell: Any, shared: bool
 ) -> Iterator[Report]:
     sent, asked = newest_checkpoint(run), False
+    rung = bell.wait.remote().future()  # `ray.get` would lend this run's cores to another
     yield Report(where, read_progress(run))
     while (code := process.poll()) is None:
         time.sleep(PERIOD)
-        if not asked and _is_rung(bell):
+        if not asked and rung.done() and rung.exception() is None:
             asked = True
             process.stop()
         newest = newest_checkpoint(run)
@@ -206,12 +199,6 @@ def _reports(
     yield Report(where, read_progress(run), code, message, files)
 
 
-def _is_rung(bell: Any) -> bool:
-    with contextlib.suppress(ray.exceptions.RayError):
-        return bool(ray.get(bell.rung.remote(), timeout=5.0))
-    return False
-
-
 def _folder_here(node_dir: str | None, path: Path) -> Path:
     """Returns where runs of the sweep write on a node that does not share their folder."""
     root = Path(node_dir) if node_dir else Path(tempfile.gettempdir()) / "torchbeast-sweeps"
@@ -220,11 +207,10 @@ def _folder_here(node_dir: str | None, path: Path) -> Path:
     return folder
 
 
-def _check_nodes(cpus: int, gpus: float) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        have = "; ".join(f"{n.get('CPU', 0):g} cores, {n.get('GPU', 0):g} GPUs" for n in nodes)
-        ray.shutdown()
+def _check_nodes(nodes: list[dict[str, Any]], cpus: int, gpus: float) -> None:
+    found = [node["Resources"] for node in nodes if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in found):
+        have = "; ".join(f"{n.get('CPU', 0):g} cores, {n.get('GPU', 0):g} GPUs" for n in found)
         raise ConfigError(
             f"expected a node with {cpus} cores and {gpus:g} GPUs for each run, got nodes with "
             f"{have}; lower --cpus_per_run or --gpus_per_run"

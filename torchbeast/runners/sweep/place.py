@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.sweep.progress import Progress
 
+LOST = -1  # exit code of a run whose machine is gone
+
 
 class Job(NamedTuple):
     """One run of a sweep."""

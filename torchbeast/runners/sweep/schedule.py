@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
-from torchbeast.runners.sweep.place import Job, News, Place
+from torchbeast.runners.sweep.place import LOST, Job, News, Place
 from torchbeast.runners.sweep.progress import Progress, is_finished, read_progress
 from torchbeast.tools.files import StorageError
 from torchbeast.tools.signals import StopFlag
@@ -28,6 +28,7 @@ class Status:
     where: str = ""
     tries: int = 0  # that failed
     message: str = ""  # why the last one did
+    lost_at: int = -1  # the step at which its machine was lost
     not_before: float = 0.0  # of time.monotonic
 
 
@@ -90,6 +91,9 @@ class Sweep:
         elif news.exit_code == LOCKED:
             status.state, status.message = "waiting", news.message
             status.not_before = time.monotonic() + HELD
+        elif news.exit_code == LOST and status.progress.steps > status.lost_at:
+            status.state, status.message = "waiting", news.message
+            status.lost_at = status.progress.steps  # it gets further from loss to loss
         else:
             status.tries += 1
             status.message = news.message
