@@ -108,7 +108,8 @@ class RayNodes:
             except StopIteration:
                 self._lose(job, "it ended without a word")
             except ray.exceptions.RayError as error:
-                self._lose(job, str(error).strip().splitlines()[0].partition(". ")[0])
+                why = str(error).strip() or type(error).__name__
+                self._lose(job, why.splitlines()[0].partition(". ")[0])
             if self._last[path].exit_code is not None:
                 self._running.pop(path, None)
         news = list(self._last.values())
