@@ -184,7 +184,7 @@ class MagicPool(ActorPool):
         remote._slots[remote.free[0]].fill_magic()
         super()._grant(remote)
         granted = sum(len(r.granted) for r in self._remotes) * self._columns
-        waiting = sum(g.filled for g in self._in_order) * self._columns + self.buffer.waiting()
+        waiting = sum(g.filled for g in self._grants._out) * self._columns + self.buffer.waiting()
         self.most_outstanding = max(self.most_outstanding, granted + waiting)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
@@ -16,9 +15,10 @@ from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import Episode
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.buffers import Acting
+from torchbeast.runners.grants import Grants
 from torchbeast.runners.inference import Central, Server, ServerTask
 from torchbeast.runners.member import ActorFailed, Member
-from torchbeast.runners.process import ActorTask, Grant, Remote
+from torchbeast.runners.process import ActorTask, Remote
 from torchbeast.runners.source import ActingJob, Source
 
 __all__ = ["ActorFailed", "ActorPool"]
@@ -84,8 +84,7 @@ class ActorPool(Source):
         self._step_timeout = step_timeout
         spec = algorithm.rollout_spec()
         self.buffer = make_buffer(self._on_free)
-        self._in_order: deque[Grant] = deque()  # not yet in the buffer; empty unless ordered
-        self._next = 0  # whose turn it is to be granted a slot
+        self._grants = Grants(self.buffer, self._columns, self._ordered)
         self._checked_at = 0.0
         self._started = self._produced = self._closed = False
         self._episodes: list[Episode] = []
@@ -163,45 +162,25 @@ class ActorPool(Source):
         close_workers([m.worker for m in self._members if m.worker is not None])
         for member in self._members:
             member.forget()
-        self._in_order.clear()
+        self._grants.clear()
 
     # Granting slots, and getting them back.
 
     def _grant_more(self) -> None:
-        passed = 0
-        while passed < len(self._remotes) and self._may_grant():
-            remote = self._remotes[self._next]
-            self._next = (self._next + 1) % len(self._remotes)
-            if remote.can_fill():
-                self._grant(remote)
-                passed = 0
-            else:
-                passed += 1
-
-    def _may_grant(self) -> bool:
-        granted = (
-            len(self._in_order) if self._ordered else sum(len(r.granted) for r in self._remotes)
-        )
-        return self.buffer.allows((granted + 1) * self._columns)
+        while (remote := self._grants.next(self._remotes)) is not None:
+            self._grant(remote)
 
     def _grant(self, remote: Remote) -> None:
-        grant = remote.grant()
-        if self._ordered:
-            self._in_order.append(grant)
+        remote.take(self._grants.give(remote, remote.next_slot()))
 
     def _on_free(self, slot: Slot) -> None:
         for remote in self._remotes:
             if remote.take_back(slot):
                 grants = self._started and not self._ordered
-                if grants and remote.can_fill() and self._may_grant():
+                if grants and remote.can_fill() and self._grants.allowed():
                     self._grant(remote)
                 return
         # Else it was of a dead incarnation: its memory goes with it.
-
-    def _queue_in_order(self) -> None:
-        while self._in_order and self._in_order[0].filled:
-            grant = self._in_order.popleft()
-            self.buffer.put(grant.slot, grant.remote.actor)
 
     # Listening to actors, and to the server of inference.
 
@@ -270,7 +249,7 @@ class ActorPool(Source):
         waited: float,
     ) -> None:
         expected = (remote.incarnation, remote.sequence + 1)
-        due = [grant.index for grant in remote.granted][:1]
+        due = [grant.slot.index for grant in remote.granted][:1]
         if (incarnation, sequence) != expected or due != [index]:
             self._dropped += 1  # old or repeated
             return
@@ -279,12 +258,7 @@ class ActorPool(Source):
         self._actor_wait += waited
         first = remote.actor * self._columns
         self._episodes += [e._replace(env=first + e.env) for e in episodes]
-        grant = remote.granted.popleft()
-        grant.filled = True
-        if self._ordered:
-            self._queue_in_order()
-        else:
-            self.buffer.put(grant.slot, remote.actor)
+        self._grants.fill(remote.granted.popleft(), remote.actor)
 
     # Losing them, and starting them again.
 
@@ -303,8 +277,7 @@ class ActorPool(Source):
         """Buries a worker, and plans its next incarnation or raises ActorFailed."""
         if isinstance(member, Remote):
             self._dropped += bool(member.granted)
-        self._in_order = deque(g for g in self._in_order if g.filled or g.remote is not member)
         ended = member.bury()
-        self._queue_in_order()
+        self._grants.lose(member)
         member.plan(cause or f"ended: {ended}", trace, self._max_restarts, self._produced)
         self._restarts += isinstance(member, Remote)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 from torchbeast.data.buffer import Buffer
 from torchbeast.data.slots import Slot
+
+
+class Owner(Protocol):
+    """Whoever fills slots."""
+
+    def can_fill(self) -> bool:
+        """Returns whether a grant now would be filled soon."""
+
+
+T = TypeVar("T", bound=Owner)
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,10 +49,22 @@ class Grants:
         self._columns = columns
         self._ordered = ordered
         self._out: deque[Grant] = deque()  # not yet in the buffer
+        self._turn = 0
 
     def allowed(self) -> bool:
         """Returns whether one more may be given."""
         return self._buffer.allows((len(self._out) + 1) * self._columns)
+
+    def next(self, owners: Sequence[T]) -> T | None:
+        """Returns whose turn it is to be given one; None if none may be given, or nobody can."""
+        if not self.allowed():
+            return None
+        for _ in owners:
+            owner = owners[self._turn % len(owners)]
+            self._turn += 1
+            if owner.can_fill():
+                return owner
+        return None
 
     def give(self, owner: Any, slot: Slot) -> Grant:
         """Returns a new grant."""
@@ -64,6 +87,10 @@ class Grants:
         self._out = deque(g for g in self._out if g.filled or g.owner is not owner)
         self._take()
         return lost
+
+    def clear(self) -> None:
+        """Forgets all: nobody fills any more."""
+        self._out.clear()
 
     def _take(self) -> None:
         while self._out and self._out[0].filled:

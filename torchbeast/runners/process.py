@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import random
 import socket
@@ -29,10 +28,11 @@ from torchbeast.loops.inference import Line, ServedPolicy, ServerGone
 from torchbeast.loops.policy import Answers, Policy, places
 from torchbeast.loops.weights import SharedWeights
 from torchbeast.runners.buffers import Acting
+from torchbeast.runners.grants import Grant
 from torchbeast.runners.member import START_TIMEOUT, Member
 from torchbeast.runners.source import ActingJob
 
-__all__ = ["START_TIMEOUT", "ActorTask", "Grant", "Remote", "act", "actor_seed"]
+__all__ = ["START_TIMEOUT", "ActorTask", "Remote", "act", "actor_seed"]
 
 
 class ActorTask(NamedTuple):
@@ -65,16 +65,6 @@ def seed_all(seed: int) -> None:
 
 
 # The parent's side.
-
-
-@dataclasses.dataclass(eq=False)
-class Grant:
-    """The right of an actor to fill a slot, until the buffer gets it."""
-
-    remote: Remote
-    index: int
-    slot: Slot
-    filled: bool = False
 
 
 class Remote(Member):
@@ -110,18 +100,19 @@ class Remote(Member):
         """
         return bool(self.worker and self.free and (self.ready or self.incarnation == 0))
 
-    def grant(self) -> Grant:
-        """Returns the grant of a free slot after telling the actor."""
+    def next_slot(self) -> Slot:
+        """Returns a free slot, for a grant."""
+        return self._slots[self.free.popleft()]
+
+    def take(self, grant: Grant) -> None:
+        """Tells the actor what it may fill."""
         assert self.worker is not None
-        index = self.free.popleft()
-        grant = Grant(self, index, self._slots[index])
         if not self.granted:
             self.progress_at = time.monotonic()
         self.granted.append(grant)
         # If it just died, the next look at it will tell.
         with contextlib.suppress(OSError):
-            self.worker.connection.send(index)
-        return grant
+            self.worker.connection.send(grant.slot.index)
 
     def take_back(self, slot: Slot) -> bool:
         """Returns whether ``slot`` is one of this incarnation's, now free."""

@@ -72,7 +72,6 @@ class ClusterPool(Source):
         self.buffer = make_buffer(self._free.append)
         self._grants = Grants(self.buffer, width, ordered=needs.max_lag is not None)
         self._fence = Fence()
-        self._next = 0  # whose turn it is to be asked
         self._produced = self._closed = False
         self._episodes: list[Episode] = []
         self._totals = dict.fromkeys(
@@ -141,15 +140,8 @@ class ClusterPool(Source):
     # Asking for rollouts, and getting them.
 
     def _ask_more(self) -> None:
-        passed = 0
-        while passed < len(self._workers) and self._free and self._grants.allowed():
-            worker = self._workers[self._next]
-            self._next = (self._next + 1) % len(self._workers)
-            if worker.can_fill():
-                worker.ask(self._grants.give(worker, self._free.pop()), self._weights)
-                passed = 0
-            else:
-                passed += 1
+        while self._free and (worker := self._grants.next(self._workers)) is not None:
+            worker.ask(self._grants.give(worker, self._free.pop()), self._weights)
 
     def _serve(self, timeout: float) -> None:
         """Takes in what workers say, replaces the lost ones; waits ``timeout`` at most."""
