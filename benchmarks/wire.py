@@ -23,6 +23,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+import psutil
+
 from torchbeast.tools.tables import read_table
 
 SPACE, HERE, THERE = "torchbeast", "10.77.31.1", "10.77.31.2"
@@ -65,6 +67,15 @@ def steps(log: pathlib.Path) -> float:
     return float(rows[-1][fields.index("step")]) if rows else 0.0
 
 
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started."""
+    own = psutil.Process(process.pid)
+    for each in [*own.children(recursive=True), own]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,14 +87,17 @@ def main() -> None:
         token = pathlib.Path(folder, "token")
         token.write_text(secrets.token_hex())
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        start = [ray, "start", "--disable-usage-stats", "--object-store-memory", "200000000"]
+        start = [ray, "start", "--block", "--disable-usage-stats"]
+        start += ["--object-store-memory", "200000000"]
         head = ["--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--num-cpus=0"]
-        run = [*start, *head, "--include-dashboard=false", f"--temp-dir={folder}/ray"]
-        stack.callback(subprocess.run, [ray, "stop", "--force"], stdout=subprocess.DEVNULL)
-        subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
+        here = [*start, *head, "--include-dashboard=false", f"--temp-dir={folder}/ray"]
         node = [f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}", "--num-cpus=1"]
-        there = ["ip", "netns", "exec", SPACE, *start, *node]
-        subprocess.run(there, env=environment, check=True, stdout=subprocess.DEVNULL)
+        for command in (here, ["ip", "netns", "exec", SPACE, *start, *node]):
+            started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+            stack.callback(kill, started)
+            assert started.stdout is not None
+            while b"Ray runtime started" not in (line := started.stdout.readline()):
+                assert line, f"{command} did not start"
         command = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *arguments.flags]
         command += ["--runner", "cluster", "--address", f"{HERE}:{PORT}"]
         command += ["--cluster_token", str(token), "--num_actors", "1", "--eval_episodes", "0"]
