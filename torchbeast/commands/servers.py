@@ -13,7 +13,7 @@ from typing import Any
 
 from torchbeast import envs, user_code
 from torchbeast.commands.errors import UsageError
-from torchbeast.data.process import Worker, close_workers
+from torchbeast.data.process import LogTo, Worker, close_workers
 
 log = logging.getLogger("torchbeast")
 
@@ -142,7 +142,8 @@ class Servers:
                 server.told_done = True
                 self._done_at = self._done_at or time.monotonic()
             elif kind == "log":
-                log.log(*content)
+                level, text = content
+                log.log(level, "%s", text)
         if alive:
             return
         ended = server.worker.exit_text()
@@ -187,26 +188,15 @@ class _Server:
         self.start_at = time.monotonic() + PAUSE
 
 
-class _Report(logging.Handler):
-    """Tells the supervisor things, from any thread of a server; also what is logged."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-        self._sending = threading.Lock()
-
-    def tell(self, kind: str, content: Any = None) -> None:
-        with self._sending, contextlib.suppress(OSError):  # the supervisor may be gone
-            self._connection.send((kind, content))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.tell("log", (record.levelno, "%s", self.format(record)))
-
-
 def _serve(connection: Connection, serving: Serving, address: str, num_servers: int) -> None:
     """Serves at ``address`` until the other end of ``connection`` is closed."""
-    report = _Report(connection)
-    log.addHandler(report)
+    sending = threading.Lock()
+
+    def tell(kind: str, content: Any = None) -> None:
+        with sending, contextlib.suppress(OSError):  # the supervisor may be gone
+            connection.send((kind, content))
+
+    LogTo(lambda level, text: tell("log", (level, text)))
     try:
         from torchbeast.envs.remote import EnvServer, ServerTLS
 
@@ -219,16 +209,16 @@ def _serve(connection: Connection, serving: Serving, address: str, num_servers: 
             address,
             name=user_code.absolute(serving.env.name),
             num_servers=num_servers,
-            on_done=lambda: report.tell("done"),
+            on_done=lambda: tell("done"),
             token=serving.token,
             tls=tls,
             max_envs=serving.max_envs,
             max_streams=serving.max_streams,
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        report.tell("refused", str(error))
+        tell("refused", str(error))
         return
     with server:
-        report.tell("listens", server.address)
+        tell("listens", server.address)
         with contextlib.suppress(EOFError):
             connection.recv()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -91,6 +92,23 @@ class Worker:
             return f"killed by {signal.Signals(-code).name}"
         except ValueError:
             return f"killed by signal {-code}"
+
+
+class LogTo(logging.Handler):
+    """Passes what a worker warns of on to its parent, which shows it where a person looks.
+
+    Args:
+        send: called with the level and the text, in any thread.
+    """
+
+    def __init__(self, send: Callable[[int, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._send = send
+        logging.getLogger("torchbeast").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Passes one on, with its traceback if it has one."""
+        self._send(record.levelno, self.format(record))
 
 
 def close_workers(workers: list[Worker], grace: float = 1.0) -> None:

@@ -229,6 +229,9 @@ class ActorPool(Source):
             self._on_filled(member, incarnation, *content)
         elif kind == "dropped":
             self._dropped += 1
+        elif kind == "log":
+            level, text = content
+            log.log(level, "%s: %s", member.name, text)
         elif kind == "failed":
             self._lose(member, "raised an error", content[0])
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from torchbeast.data import Rollout
-from torchbeast.data.process import Worker
+from torchbeast.data.process import LogTo, Worker
 from torchbeast.data.shared import SharedBlock
 from torchbeast.data.slots import Slot, shared_slots, slots_in
 from torchbeast.envs.vector import VectorEnv
@@ -153,7 +153,7 @@ class Link:
 
     up: the imports are done. ready: there is an environment. beat: rows so far. filled: sequence
     number, slot, episodes that ended, seconds waited for slots. dropped: the server of inference
-    is gone, and the rollout begins anew. failed: the traceback.
+    is gone, and the rollout begins anew. log: level and text. failed: the traceback.
 
     The parent sends indices of slots to fill, and None before a pipe to a server.
     """
@@ -233,6 +233,7 @@ class Heartbeat:
 def act(connection: Connection, task: ActorTask) -> None:
     """Fills granted slots until the parent closes the pipe."""
     link = Link(connection, task.incarnation)
+    LogTo(functools.partial(link.send, "log"))
     with contextlib.suppress(ParentGone):
         link.send("up")
         try:
