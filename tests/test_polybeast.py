@@ -79,6 +79,7 @@ def test_flags_become_settings_of_impala() -> None:
     config = polybeast_learner.run_config(flags, where, "Pong", PICTURES)
     system, network = config.system, config.network
     assert (system.num_actors, system.num_buffers, system.torch_threads) == (3, 10, 3)
+    assert (system.inference, system.inference_threads) == ("central", 2)
     assert (network.network, network.use_lstm) == ("deep", True)
     assert (network.lstm_layers, network.lstm_size) == (1, 256)
     assert (config.env.env, config.env.env_servers) == ("Pong", tuple(where))
@@ -260,27 +261,34 @@ def test_a_killed_server_is_replaced_and_ctrl_c_ends_all(tmp_path: pathlib.Path)
     both = start("polybeast", *flags, *ENDLESS, "--num_servers", "2", "--env", "CartPole-v1")
     with ended(both):
         soon(lambda: updates(run) > 3, both)
-        family = psutil.Process(both.pid).children(recursive=True)
-        [victim] = [p for p in family if f"{tmp_path}/p.0" in listening(p)]
+        [victim] = listening(both, f"{tmp_path}/p.0")
         victim.kill()
         log = run / "out.log"
         soon(lambda: "starting another server" in log.read_text(), both)
-        soon(lambda: pathlib.Path(f"{tmp_path}/p.0").exists(), both)
+        soon(lambda: listening(both, f"{tmp_path}/p.0"), both)
         before = updates(run)
         soon(lambda: updates(run) > before + 20, both)
         family = psutil.Process(both.pid).children(recursive=True)
         both.send_signal(signal.SIGINT)
         out, _ = both.communicate(timeout=30)
         assert both.returncode == 130, out
-        assert "p.0: killed by SIGKILL; starting another server" in out
+        for text in ("p.0: killed by SIGKILL; starting another server", "connecting again"):
+            assert text in log.read_text()
+            [line] = [line for line in out.splitlines() if text in line]
+            assert line.startswith("warning: ")  # above the display, not through it
         assert "Traceback" not in out
         assert not psutil.wait_procs(family, timeout=10)[1]
         assert not list(tmp_path.glob("p.*"))
 
 
-def listening(process: psutil.Process) -> set[str]:
-    """Returns the unix sockets of a process."""
-    return {str(connection.laddr) for connection in process.net_connections("unix")}
+def listening(parent: subprocess.Popen[str], path: str) -> list[psutil.Process]:
+    """Returns the descendant that listens at a unix socket, if there is one."""
+    found = []
+    for process in psutil.Process(parent.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(connection.laddr == path for connection in process.net_connections("unix")):
+                found.append(process)
+    return found
 
 
 def test_nothing_outlives_a_killed_parent(tmp_path: pathlib.Path) -> None:

@@ -154,6 +154,8 @@ def run_config(flags: Flags, where: Sequence[str], name: str, spec: EnvSpec) -> 
         # One rollout of each actor is being filled while others wait.
         "num_buffers": flags.num_actors + -(-queue // flags.envs_per_actor),
         "torch_threads": flags.num_learner_threads,
+        "inference": "central",
+        "inference_threads": flags.num_inference_threads,
     }
     return impala(flags, env, {"network": network, "lstm_size": 256}, system)
 

@@ -84,6 +84,29 @@ def test_streams_what_a_local_one_streams(name: str, address: str) -> None:
     assert all(x.flags.writeable and x.flags.aligned for x in tree_leaves(rows[-1]))
 
 
+def test_a_server_says_its_name_and_is_told_the_end(address: str) -> None:
+    told: list[bool] = []
+    options = {"name": "Counting", "num_servers": 3, "on_done": lambda: told.append(True)}
+    with served(COUNTING, address, **options) as server:
+        assert remote.ask(address) == (COUNTING_SPEC, "Counting", 3)
+        RemoteEnv(address, 2, 0).close()
+        assert told == []  # who leaves may come back
+        remote.say_done([address])
+        assert told == [True]
+        with contextlib.closing(RemoteEnv(server.address, 2, 0)) as env:
+            assert env.reset().obs.shape == (2, 2)  # whether it ends is not its to decide
+
+
+def test_one_that_is_away_is_named_and_not_waited_for(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[bool] = []
+    with served(COUNTING, address, on_done=lambda: told.append(True)):
+        remote.say_done([f"{address}.gone", address], connect_timeout=0.5)
+    assert told == [True]
+    assert f"{address}.gone was not told" in caplog.text
+
+
 def test_over_tcp_on_a_free_port() -> None:
     with served(COUNTING, "127.0.0.1:0") as server:
         assert not server.address.endswith(":0")
