@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from runners import fakes
-from runners.fakes import Fault, Setup, T, children, make
+from runners.fakes import Deadline, Fault, Setup, T, children, make
 from runners.rows import Continuity, check_rows, take
 
 from torchbeast.data import tree_leaves
@@ -122,7 +122,7 @@ def test_a_slow_actor_stops_nobody_or_bounds_the_lag(run, tmp_path, max_lag):
 
 
 def test_killed_actors_come_back_and_rollouts_keep_coming(run, caplog):
-    pool, learner = run(Setup(4), max_restarts=10)
+    pool, learner = run(Setup(4), max_restarts=10, on_wait=Deadline(110))
     continuous = Continuity()
 
     def step():
