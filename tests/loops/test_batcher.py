@@ -101,24 +101,24 @@ def test_a_request_alone_waits_for_the_timeout_and_no_longer():
     batcher = DynamicBatcher(batch_dim=0, minimum_batch_size=5, timeout_ms=300)
     began = time.monotonic()
     answer = batcher.submit(torch.ones(1))
-    assert 0 < batcher.due() <= 0.3
+    assert 0 < batcher._waiting.due() <= 0.3
     batch = next(batcher)
     assert 0.3 <= time.monotonic() - began < 1.3
     batch.set_outputs(batch.get_inputs())
     assert answer.result(0) == 1
-    assert batcher.due() is None
+    assert batcher._waiting.due() is None
     # The clock runs from the request, not from when somebody comes to take it.
     batcher.submit(torch.ones(1))
     time.sleep(0.3)
-    assert batcher.due() == 0
+    assert batcher._waiting.due() == 0
 
 
 def test_as_many_as_are_wanted_need_not_wait():
     batcher = DynamicBatcher(batch_dim=0, minimum_batch_size=2, timeout_ms=None)
     batcher.submit(torch.ones(1))
-    assert batcher.due() is None
+    assert batcher._waiting.due() is None
     batcher.submit(torch.ones(1))
-    assert batcher.due() == 0
+    assert batcher._waiting.due() == 0
     assert next(batcher).get_inputs().tolist() == [1, 1]
 
 

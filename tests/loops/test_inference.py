@@ -12,10 +12,10 @@ from runners.fakes import CountingAlgorithm, CountingEnv, T
 from torchbeast.data.slots import Slot
 from torchbeast.loops.actor import Actor
 from torchbeast.loops.alternating import Alternating, EnvGroups
+from torchbeast.loops.batcher import Waiting
 from torchbeast.loops.inference import (
     ANSWERED,
     QUESTION,
-    DynamicBatcher,
     Inference,
     Line,
     Question,
@@ -60,9 +60,8 @@ class Served:
         self.spec = self.algorithm.rollout_spec()
         self.algorithm.batch_sizes = []
         self.weights = FakeWeights()
-        batcher = DynamicBatcher(**({"timeout_ms": 5} | batching))
         where = places(ACTORS * WIDTH)
-        self.inference = Inference(self.algorithm, self.weights, WIDTH, where, batcher)
+        self.inference = Inference(self.algorithm, self.weights, WIDTH, where, Waiting(**batching))
         self.replies = []
         self.slots = {}
         for actor in range(ACTORS):
@@ -111,7 +110,7 @@ def test_states_go_on_from_rollout_to_rollout_and_are_written_with_row_0():
 
 
 def test_versions_are_those_of_the_oldest_weights():
-    served = Served(maximum_batch_size=1)
+    served = Served(most=1)
     weights = [served.slots[a][0].arrays.extras["weight"] for a in range(2)]
     versions = [served.slots[a][0].arrays.version for a in range(2)]
     served.weights.version = 7

@@ -15,7 +15,7 @@ from torchbeast.algorithms import a2c, impala, ppo, pqn
 from torchbeast.data import tree_leaves
 from torchbeast.data.slots import Slot
 from torchbeast.loops.actor import Actor
-from torchbeast.loops.batcher import DynamicBatcher
+from torchbeast.loops.batcher import Waiting
 from torchbeast.loops.inference import Inference, Question, ServedPolicy
 from torchbeast.loops.policy import Policy, places
 from torchbeast.loops.weights import LocalWeights
@@ -63,7 +63,7 @@ def test_rollouts_are_those_of_a_policy_of_its_own(
     algorithm = make_algorithm(config, envs.spec(config.env), 1)
     weights = LocalWeights()
     where = places(ACTORS * B)
-    central = Inference(algorithm, weights, B, where, DynamicBatcher())
+    central = Inference(algorithm, weights, B, where, Waiting())
     collected = []
     for actor in range(ACTORS):
         slots = [Slot(algorithm.rollout_spec(), T, B, index=i) for i in range(3)]

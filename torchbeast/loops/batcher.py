@@ -7,13 +7,15 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import optree
 import torch
 
 from torchbeast.data import Tree, tree_leaves
+
+T = TypeVar("T")
 
 COMPUTE_TIMEOUT = 600.0  # seconds, as in TorchBeast
 
@@ -26,12 +28,53 @@ class AsyncError(RuntimeError):
     """Whoever had taken the request let go of it without an answer."""
 
 
+class Waiting(Generic[T]):
+    """What waits to be done together, and when there is enough of it.
+
+    Args:
+        least: so many make a batch.
+        most: so many make the largest batch.
+        timeout_ms: then fewer make one, counted from the oldest; None: never.
+
+    Raises:
+        ValueError: sizes that cannot be.
+    """
+
+    def __init__(self, least: int = 1, most: int = 1024, timeout_ms: float | None = 100) -> None:
+        if least < 1:
+            raise ValueError(f"Min batch size must be >= 1, got {least}")
+        if most < least:
+            raise ValueError(f"Max batch size must be >= min batch size, got {most} and {least}")
+        self._least, self._most = least, most
+        self._patience = None if timeout_ms is None else timeout_ms / 1000
+        self._items: deque[tuple[T, float]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def append(self, item: T) -> None:
+        """Lets one more wait."""
+        self._items.append((item, time.monotonic()))
+
+    def due(self) -> float | None:
+        """Returns the seconds until there is a batch if nothing comes; None: there is none then."""
+        if len(self._items) >= self._least:
+            return 0.0
+        if not self._items or self._patience is None:
+            return None
+        return max(0.0, self._items[0][1] + self._patience - time.monotonic())
+
+    def take(self) -> list[T]:
+        """Returns the oldest, as many as make the largest batch, due or not."""
+        count = min(len(self._items), self._most)
+        return [self._items.popleft()[0] for _ in range(count)]
+
+
 class Request(NamedTuple):
     """What one caller asks."""
 
     leaves: list[Any]
     width: int
-    since: float  # seconds on the monotonic clock
     answer: Future[Tree]
 
 
@@ -67,18 +110,11 @@ class DynamicBatcher:
         timeout_ms: float | None = 100,
         check_outputs: bool = True,
     ) -> None:
-        if minimum_batch_size < 1:
-            raise ValueError(f"Min batch size must be >= 1, got {minimum_batch_size}")
-        if maximum_batch_size < minimum_batch_size:
-            raise ValueError(
-                f"Max batch size must be >= min batch size, got {maximum_batch_size} and "
-                f"{minimum_batch_size}"
-            )
         self._batch_dim = batch_dim
-        self._least, self._most = minimum_batch_size, maximum_batch_size
-        self._patience = None if timeout_ms is None else timeout_ms / 1000
         self._check_outputs = check_outputs
-        self._waiting: deque[Request] = deque()
+        self._waiting: Waiting[Request] = Waiting(
+            minimum_batch_size, maximum_batch_size, timeout_ms
+        )
         self._structure: Any = None  # of requests; all are alike
         self._closed = False
         self._changed = threading.Condition()
@@ -100,7 +136,7 @@ class DynamicBatcher:
             self._structure = self._structure or structure
             if structure != self._structure:
                 raise ValueError(f"expected a nest {self._structure}, got {structure}")
-            self._waiting.append(Request(leaves, width, time.monotonic(), answer))
+            self._waiting.append(Request(leaves, width, answer))
             self._changed.notify()
         return answer
 
@@ -124,16 +160,11 @@ class DynamicBatcher:
         """Returns the next batch; waits for it. Ends when the batcher is closed."""
         with self._changed:
             while not self._closed:
-                wait = self._due()
+                wait = self._waiting.due()
                 if wait == 0:
                     return self._take()
                 self._changed.wait(wait)
         raise StopIteration
-
-    def due(self) -> float | None:
-        """Returns the seconds until a batch is there, if no request comes; None: there is none."""
-        with self._changed:
-            return self._due()
 
     def size(self) -> int:
         """Returns how many requests wait."""
@@ -153,24 +184,15 @@ class DynamicBatcher:
             if self._closed:
                 raise RuntimeError("Queue was closed already")
             self._closed = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
             self._changed.notify_all()
-        self._break(waiting)
-
-    def _due(self) -> float | None:
-        if len(self._waiting) >= self._least:
-            return 0.0
-        if not self._waiting or self._patience is None:
-            return None
-        return max(0.0, self._waiting[0].since + self._patience - time.monotonic())
+        while self._waiting:
+            self._break(self._waiting.take())
 
     def _take(self) -> Batch:
-        count = min(len(self._waiting), self._most)
-        requests = [self._waiting.popleft() for _ in range(count)]
+        batch = Batch(self, self._waiting.take(), self._structure)
         if self._waiting:
             self._changed.notify()  # another consumer may go on with them
-        return Batch(self, requests, self._structure)
+        return batch
 
     def _break(self, requests: list[Request]) -> None:
         error: RuntimeError = AsyncError("the batch was dropped without outputs (broken promise)")

@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +19,10 @@ from torch import Tensor
 from torchbeast.algorithms.base import Algorithm
 from torchbeast.data import Rollout, Tree, tree_leaves, tree_map, zero_rows
 from torchbeast.data.slots import Slot
-from torchbeast.loops.batcher import DynamicBatcher
+from torchbeast.loops.batcher import Waiting
 from torchbeast.loops.weights import Weights
 
-__all__ = ["DynamicBatcher", "Inference", "Line", "Question", "ServedPolicy", "ServerGone"]
+__all__ = ["Inference", "Line", "Question", "ServedPolicy", "ServerGone"]
 
 
 class Question(NamedTuple):
@@ -46,7 +44,7 @@ class Part(NamedTuple):
 
     slot: Slot
     columns: slice
-    places: np.ndarray[Any, Any]  # [1, B] the same as numbers
+    numbers: np.ndarray[Any, Any]  # [B] the same
 
 
 class Client:
@@ -67,7 +65,7 @@ class Client:
         if key not in self._parts:
             columns = slice(self._first + start, self._first + stop)
             part = self._slots[slot].columns(slice(start, stop))
-            self._parts[key] = Part(part, columns, np.arange(columns.start, columns.stop)[None])
+            self._parts[key] = Part(part, columns, np.arange(columns.start, columns.stop))
         return self._parts[key]
 
 
@@ -77,7 +75,6 @@ class Asked(NamedTuple):
     client: Client
     part: Part
     row: int
-    answer: Future[Tree]
 
 
 class Inference:
@@ -96,7 +93,7 @@ class Inference:
         weights: where newer weights come from.
         width: environments of each actor.
         explore: [actors * width] where each environment stands, as ``places`` returns it.
-        batcher: says when enough rows wait, and how many are answered at once.
+        waiting: says when enough rows wait, and how many are answered at once.
     """
 
     def __init__(
@@ -105,12 +102,12 @@ class Inference:
         weights: Weights,
         width: int,
         explore: Tensor,
-        batcher: DynamicBatcher,
+        waiting: Waiting[Asked],
     ) -> None:
         self._algorithm = algorithm
         self._weights = weights
         self._width = width
-        self._batcher = batcher
+        self._waiting = waiting
         device = algorithm.device
         self._explore = explore.to(device)
         self._fresh = tree_map(lambda x: x.to(device), algorithm.initial_state(len(explore)))
@@ -118,7 +115,6 @@ class Inference:
         arrival: Any = zero_rows(algorithm.spec, 1)[:5]
         self._structure = optree.tree_structure(arrival)
         self._clients: dict[int, Client] = {}
-        self._asked: deque[Asked] = deque()
         self._beginning: list[Part] = []  # rollouts whose row 0 is not answered yet
         self._version = 0
 
@@ -129,7 +125,7 @@ class Inference:
 
         ``reply`` is called when a row was answered.
         """
-        while self._asked:  # what its predecessor asked must not touch the new states
+        while self._waiting:  # what its predecessor asked must not touch the new states
             self.answer()
         first, end = actor * self._width, (actor + 1) * self._width
         self._clients[actor] = Client(incarnation, slots, first, reply)
@@ -145,25 +141,27 @@ class Inference:
         part = client.part(question.slot, question.start, question.stop)
         if question.row == 0:
             self._beginning.append(part)
-        answer = self._batcher.submit([*part.slot.arrival(question.row), part.places])
-        self._asked.append(Asked(client, part, question.row, answer))
+        self._waiting.append(Asked(client, part, question.row))
         return True
 
     def due(self) -> float | None:
         """Returns the seconds until rows are to be answered; None: nobody asks."""
-        return self._batcher.due()
+        return self._waiting.due()
 
     def answer(self) -> None:
-        """Answers the next batch of rows, in their slots; waits until it is due."""
-        batch = next(self._batcher)
+        """Answers the rows that wait longest, in their slots."""
+        batch = self._waiting.take()
         self._begin_rollouts()
-        *arrival, columns = batch.get_inputs()
+        rows = [asked.part.slot.arrival(asked.row) for asked in batch]
+        arrival = [np.concatenate(leaves, 1) for leaves in zip(*rows, strict=True)]
+        columns = np.concatenate([asked.part.numbers for asked in batch])
         with torch.inference_mode():
-            batch.set_outputs(self._act(arrival, torch.from_numpy(columns[0])))
-        while self._asked and self._asked[0].answer.done():
-            asked = self._asked.popleft()
-            asked.part.slot.write_answer(asked.row, asked.answer.result())
-            asked.client.reply()
+            answer = self._act(arrival, torch.from_numpy(columns))
+        end = 0
+        for client, part, row in batch:
+            start, end = end, end + len(part.numbers)
+            part.slot.write_answer(row, [leaf[0, start:end] for leaf in answer])
+            client.reply()
 
     def _begin_rollouts(self) -> None:
         """Takes the newest weights if rollouts begin, and writes what they begin with."""

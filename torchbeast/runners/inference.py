@@ -17,7 +17,7 @@ from torchbeast.data import Rollout
 from torchbeast.data.process import Worker
 from torchbeast.data.shared import SharedBlock
 from torchbeast.data.slots import slots_in
-from torchbeast.loops.batcher import DynamicBatcher
+from torchbeast.loops.batcher import Waiting
 from torchbeast.loops.inference import ANSWERED, QUESTION, Inference, Question
 from torchbeast.loops.policy import places
 from torchbeast.loops.weights import SharedWeights
@@ -129,7 +129,7 @@ class Desk:
             task.weights,
             acting.width,
             places(acting.lanes * acting.width, acting.first, acting.everyone),
-            DynamicBatcher(1, central.min_batch, central.max_batch, central.timeout_ms),
+            Waiting(central.min_batch, central.max_batch, central.timeout_ms),
         )
         self._pipes: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
