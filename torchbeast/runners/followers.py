@@ -42,9 +42,14 @@ class Spawned:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._workers: list[Worker] = []
-        # A file: nobody else on the machine can reach it, and no port is open.
-        self._folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
-        self.address = (pathlib.Path(self._folder.name) / "store").as_uri()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def address(self) -> str:
+        """A file: nobody else on the machine can reach it, and no port is open."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="torchbeast-")
+        return (pathlib.Path(self._folder.name) / "store").as_uri()
 
     def start(self, address: str) -> None:
         """Starts all; they come to the meeting at ``address``."""
@@ -64,7 +69,8 @@ class Spawned:
         for worker in self._workers:
             worker.kill()
         self._workers = []
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _follow_parent(connection: Connection, config: RunConfig, rank: int, address: str) -> None:

@@ -134,7 +134,7 @@ class Ranks:
             failure = self._followers.failure()
             if failure or time.monotonic() > deadline:
                 raise RankFailed(f"a learner did not start: {failure or f'{START_TIMEOUT:.0f} s'}")
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     def _cause(self) -> str | None:
         """Returns why a learner ended; waits a moment, because a connection breaks before that."""
