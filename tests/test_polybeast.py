@@ -173,6 +173,7 @@ def test_one_command_trains_and_then_plays(
     assert "Average returns over 10 episodes" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_mock_shows_nothing_for_ever(tmp_path: pathlib.Path) -> None:
     flags = ["--savedir", str(tmp_path), "--pipes_basename", f"unix:{tmp_path}/p"]
     flags += ["--env", "Mock", "--network", "shallow", "--total_steps", "10", "--num_servers", "1"]
@@ -291,6 +292,7 @@ def listening(parent: subprocess.Popen[str], path: str) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_parent(tmp_path: pathlib.Path) -> None:
     flags = ["--savedir", str(tmp_path), "--xpid", "x", "--pipes_basename", f"unix:{tmp_path}/p"]
     both = start("polybeast", *flags, *ENDLESS, "--num_servers", "2", "--env", "CartPole-v1")
@@ -302,6 +304,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: pathlib.Path) -> None:
         assert not psutil.wait_procs(family, timeout=10)[1]
 
 
+@pytest.mark.slow
 def test_an_environment_that_raises_ends_the_run_with_its_reason(
     tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert any("continues at step" in text for text in consoles)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of this")
 @pytest.mark.timeout(LIMIT)
 def test_runs_of_a_sweep_that_was_killed_save_and_leave(tmp_path: pathlib.Path) -> None:
@@ -163,6 +164,7 @@ def test_runs_of_a_sweep_that_was_killed_save_and_leave(tmp_path: pathlib.Path) 
     assert "stopped and saved" in (run / "console.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
 def test_a_variant_that_fails_does_not_stop_the_others(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]

@@ -113,6 +113,7 @@ def command_here(service: str, **changes: str) -> list[str]:
 MORE = {"batch_size", "unroll_length", "log_interval"}  # of a run that is short
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
 def test_the_services_train_and_end(tmp_path: pathlib.Path, port: int) -> None:
     token = tmp_path / "token"

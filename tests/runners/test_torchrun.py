@@ -82,6 +82,7 @@ def test_a_killed_learner_is_started_again_and_the_run_goes_on(tmp_path: pathlib
     assert {p.name for p in tmp_path.iterdir()} == {"run", "latest", "marker", "output"}
 
 
+@pytest.mark.slow
 def test_what_failed_on_another_rank_is_seen(tmp_path: pathlib.Path) -> None:
     fault = {"kind": "raise", "at_step": "100", "rank": "1"}
     with torchrun(tmp_path, fault, "--total_steps", "1G") as process:
@@ -166,6 +167,7 @@ def test_a_follower_comes_by_tcp(tmp_path: pathlib.Path) -> None:
     assert followers.left == "in peace"
 
 
+@pytest.mark.slow
 def test_a_follower_whose_rank_0_is_gone_ends(tmp_path: pathlib.Path) -> None:
     config = config_of(tmp_path)
     followers = Elsewhere(config)

@@ -80,7 +80,10 @@ def test_nodes_and_learners_may_die(
     [
         ("ppo", "--env", "CartPole-v1", "--preset", "none", "--inference", "central"),
         ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
-        ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
+        pytest.param(
+            ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda flags: flags[0],
 )
@@ -113,6 +116,7 @@ def test_a_cluster_wants_its_token(
     assert "Traceback" not in run.output.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_machine_alone_is_a_cluster_whose_files_are_private(
     nodes: Nodes, started: list[Training], tmp_path: pathlib.Path

@@ -79,6 +79,7 @@ class Swept:
         return sum("continues at step" in (run / "console.log").read_text() for run in self.runs)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_on_nodes(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     nodes = Nodes(tmp_path_factory.mktemp("n"))  # names of sockets must be short
