@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torchbeast.data.shared import available_memory
+from torchbeast.runners.checks import ConfigError
 
 log = logging.getLogger("torchbeast")
 
@@ -36,7 +37,7 @@ def connected(address: str | None, token: str | None, trust_network: bool = Fals
 
     Raises:
         ClusterError: there is no cluster, or it refuses.
-        ValueError: no token is given, or Ray is not installed.
+        ConfigError: no token is given, or Ray is not installed.
     """
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"address": address}
@@ -77,7 +78,7 @@ def _ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise ConfigError(
             "--runner cluster needs Ray, got none; pip install 'torchbeast[ray]'"
         ) from error
     return ray
@@ -102,7 +103,7 @@ def _credentials(token: str | None, trust_network: bool) -> Iterator[None]:
     """Shows a cluster its token."""
     if token is None:
         if not trust_network and os.environ.get("RAY_AUTH_MODE") != "token":
-            raise ValueError(
+            raise ConfigError(
                 "expected --cluster_token FILE with --address: whoever reaches a Ray cluster that "
                 "wants no token runs code on it; start it with one (docs/cluster.md), or say "
                 "--trust_network where nobody else can reach it"
@@ -111,7 +112,7 @@ def _credentials(token: str | None, trust_network: bool) -> Iterator[None]:
         return
     path = pathlib.Path(token).expanduser().absolute()
     if not path.is_file() or len(path.read_text().strip()) < 16:
-        raise ValueError(
+        raise ConfigError(
             f"expected a file with a token of at least 16 characters, got --cluster_token {token}; "
             f"make one: python -c 'import secrets; print(secrets.token_hex())' > {token}"
         )
