@@ -20,14 +20,13 @@ from torchbeast.runners.inference import Central, Server, ServerTask
 from torchbeast.runners.member import ActorFailed, Member
 from torchbeast.runners.process import ActorTask, Remote
 from torchbeast.runners.source import ActingJob, Source
+from torchbeast.runners.waiting import until_ready
 
 __all__ = ["ActorFailed", "ActorPool"]
 
 log = logging.getLogger("torchbeast")
 
-POLL = 0.2  # seconds; the longest wait between two calls of on_wait
 CHECK = 0.1  # seconds between looks for actors that hang
-COMPLAIN = 10.0  # seconds of waiting between log lines that say for whom
 
 
 class ActorPool(Source):
@@ -119,17 +118,8 @@ class ActorPool(Source):
         self._started = True
         self._grant_more()
         self._serve(0.0)
-        began = complained = time.monotonic()
-        while not self.buffer.ready():
-            self._on_wait()
-            self._serve(POLL)
-            now = time.monotonic()
-            self._learner_wait += now - began
-            began = now
-            if now - complained > COMPLAIN:
-                complained = now
-                states = ", ".join(f"{m.name} {m.state()}" for m in self._members)
-                log.info("the learner has waited %.0f s for rollouts: %s", COMPLAIN, states)
+        for waited in until_ready(self.buffer, self._on_wait, self._serve, self._states):
+            self._learner_wait += waited
 
     def episodes(self) -> list[Episode]:
         """Returns the episodes that ended since the last call; ``env`` counts over all actors."""
@@ -165,6 +155,9 @@ class ActorPool(Source):
         self._grants.clear()
 
     # Granting slots, and getting them back.
+
+    def _states(self) -> str:
+        return ", ".join(f"{m.name} {m.state()}" for m in self._members)
 
     def _grant_more(self) -> None:
         while (remote := self._grants.next(self._remotes)) is not None:

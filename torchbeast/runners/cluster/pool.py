@@ -20,12 +20,11 @@ from torchbeast.runners.cluster.weights import ObjectWeights
 from torchbeast.runners.cluster.worker import Parcel, Started
 from torchbeast.runners.grants import Grants
 from torchbeast.runners.source import Source
+from torchbeast.runners.waiting import until_ready
 
 log = logging.getLogger("torchbeast")
 
-POLL = 0.2  # seconds; the longest wait between two calls of on_wait
 BACK_OFF = (0.5, 30.0)  # seconds before the first restart of a worker, doubled up to the second
-COMPLAIN = 10.0  # seconds of waiting between log lines that say for whom
 PROBE_BYTES = 8_000_000  # whose way to a worker tells how fast the network is
 
 
@@ -94,17 +93,8 @@ class ClusterPool(Source):
             raise RuntimeError("expected an open pool of workers, got one that was closed")
         self._ask_more()
         self._serve(0.0)
-        began = complained = time.monotonic()
-        while not self.buffer.ready():
-            self._on_wait()
-            self._serve(POLL)
-            now = time.monotonic()
-            self._totals["learner_wait_s"] += now - began
-            began = now
-            if now - complained > COMPLAIN:
-                complained = now
-                states = ", ".join(f"worker {w.job.worker} {w.state()}" for w in self._workers)
-                log.info("the learner has waited %.0f s for rollouts: %s", COMPLAIN, states)
+        for waited in until_ready(self.buffer, self._on_wait, self._serve, self._states):
+            self._totals["learner_wait_s"] += waited
 
     def episodes(self) -> list[Episode]:
         """Returns the episodes that ended since the last call; ``env`` counts over all workers."""
@@ -139,9 +129,12 @@ class ClusterPool(Source):
 
     # Asking for rollouts, and getting them.
 
+    def _states(self) -> str:
+        return ", ".join(f"worker {w.job.worker} {w.state()}" for w in self._workers)
+
     def _ask_more(self) -> None:
         while self._free and (worker := self._grants.next(self._workers)) is not None:
-            worker.ask(self._grants.give(worker, self._free.pop()), self._weights)
+            worker.take(self._grants.give(worker, self._free.pop()), self._weights)
 
     def _serve(self, timeout: float) -> None:
         """Takes in what workers say, replaces the lost ones; waits ``timeout`` at most."""
@@ -186,29 +179,28 @@ class ClusterPool(Source):
             self._take(worker, content)
 
     def _take(self, worker: RemoteWorker, parcel: Parcel) -> None:
-        grant = worker.answered()
+        worker.answered()
         first = worker.job.worker * worker.job.acting.lanes
         columns = first * worker.job.acting.width
         self._episodes += [e._replace(env=columns + e.env) for e in parcel.episodes]
         worker.metrics = parcel.metrics
         if parcel.message is None:
-            worker.ask(grant, self._weights)
+            worker.ask(self._weights)
             return
         try:
-            stamp = self._format.unpack(parcel.message, grant.slot)
+            stamp = self._format.unpack(parcel.message, worker.granted[0].slot)
         except MessageError as error:
-            worker.requests.appendleft((None, grant))
             self._fail(worker, f"sent a rollout that cannot be used: {error}")
             return
         if not self._fence.admits(stamp):
             self._totals["dropped_rollouts"] += 1
-            worker.ask(grant, self._weights)
+            worker.ask(self._weights)
             return
         worker.failures = 0
         self._produced = True
         self._totals["rollouts"] += 1
         self._totals["sent_bytes"] += parcel.message.nbytes
-        self._grants.fill(grant, first + parcel.lane)
+        self._grants.fill(worker.granted.popleft(), first + parcel.lane)
 
     # Losing workers.
 

@@ -47,7 +47,8 @@ class RemoteWorker:
         self.node = ""  # where it is; "" while it waits for room or starts
         self.start_at = 0.0  # when the next incarnation may begin
         self.metrics: dict[str, float] = {}
-        self.requests: deque[tuple[Any, Grant]] = deque()  # answered in this order
+        self.granted: deque[Grant] = deque()  # filled in this order, whichever request brings them
+        self._requests: deque[Any] = deque()  # answered in this order
         self._handle: Any = None
         self._starting: Any = None
         self._newest_only = newest_only
@@ -67,7 +68,7 @@ class RemoteWorker:
         """Returns Ray's reference to what comes from it next, None if nothing does."""
         if self._starting is not None:
             return self._starting
-        return self.requests[0][0] if self.requests else None
+        return self._requests[0] if self._requests else None
 
     def start(self, probe: Any) -> None:
         """Asks Ray for the next incarnation; it begins when some node has room."""
@@ -89,11 +90,16 @@ class RemoteWorker:
 
     def can_fill(self) -> bool:
         """Returns whether a rollout asked for now would be made soon."""
-        return bool(self.node) and len(self.requests) < AHEAD * self.job.acting.lanes
+        return bool(self.node) and len(self.granted) < AHEAD * self.job.acting.lanes
 
-    def ask(self, grant: Grant, weights: ObjectWeights) -> None:
-        """Asks for the rollout of a grant, by the newest weights."""
-        if not self.requests:
+    def take(self, grant: Grant, weights: ObjectWeights) -> None:
+        """Asks for one rollout more, for a grant."""
+        self.granted.append(grant)
+        self.ask(weights)
+
+    def ask(self, weights: ObjectWeights) -> None:
+        """Asks for the next rollout, by the newest weights."""
+        if not self._requests:
             self.silent = 0.0
         newest = None
         if weights.version != self._version and time.monotonic() >= self._weights_at:
@@ -101,18 +107,16 @@ class RemoteWorker:
             if not self._newest_only:
                 pause = max(self._interval, WEIGHTS_SHARE * weights.num_bytes / self._bandwidth)
                 self._weights_at = time.monotonic() + pause
-        under_way = len(self.requests) + 1
-        answer = self._handle.collect.remote(under_way, self._version, newest)
-        self.requests.append((answer, grant))
+        self._requests.append(self._handle.collect.remote(len(self.granted), self._version, newest))
 
-    def answered(self) -> Grant:
-        """Returns the grant of the oldest request, which was answered."""
+    def answered(self) -> None:
+        """Notes that the oldest request was answered."""
         self.silent = 0.0
-        return self.requests.popleft()[1]
+        self._requests.popleft()
 
     def overdue(self) -> bool:
         """Returns whether it is silent for longer than any worker may be."""
-        return bool(self.requests) and self.silent > LEASE
+        return bool(self._requests) and self.silent > LEASE
 
     def bury(self) -> None:
         """Ends this incarnation, wherever it is, and forgets what it was asked."""
@@ -123,7 +127,8 @@ class RemoteWorker:
                 ray.kill(self._handle)
         self._handle = self._starting = None
         self.node = ""
-        self.requests.clear()
+        self.granted.clear()
+        self._requests.clear()
 
     def state(self) -> str:
         """Returns what it is doing, for a person."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 import time
 from collections import deque
@@ -88,7 +87,6 @@ class RolloutWorker:
         self._bandwidth = float("inf")
         self._sequence = 0
         self._until = 0.0
-        self._version = -1
 
     def start(self, probe: list[Any]) -> Started:
         """Returns where it is, after timing how long the object in ``probe`` takes to get here."""
@@ -125,21 +123,16 @@ class RolloutWorker:
         self._outbox.feedback()
         return Parcel(message, lane, self._pool.episodes(), self._pool.metrics())
 
-    def close(self) -> None:
-        """Ends the actors."""
-        self._pool.close()
-
     def _make_outbox(self, on_free: Callable[[Slot], None]) -> Outbox:
         self._outbox = Outbox(self._job.acting.width, on_free)
         return self._outbox
 
     def _packed(self, slot: Slot) -> np.ndarray[Any, Any]:
         stamp = Stamp(self._job.worker, self._job.incarnation, self._sequence)
-        pack = functools.partial(self._format.pack, slot, stamp)
         if self._codec == "auto":
             into = Slot(self._spec, slot.unroll_length, slot.batch_size)
             self._codec = choose_codec(self._bandwidth, self._format, slot, into)
-        return pack(self._codec)
+        return self._format.pack(slot, stamp, self._codec)
 
     def _on_wait(self) -> None:
         if time.monotonic() > self._until:
