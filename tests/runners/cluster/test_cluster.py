@@ -79,7 +79,10 @@ def test_nodes_and_learners_may_die(
     "flags",
     [
         ("ppo", "--env", "CartPole-v1", "--preset", "none", "--inference", "central"),
-        ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
+        pytest.param(
+            ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
             marks=pytest.mark.slow,
@@ -106,6 +109,12 @@ def test_a_cluster_wants_its_token(
     started.append(run)
     assert run.end() == 2
     assert "--cluster_token FILE" in run.told()
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_told(
+    nodes: Nodes, started: list[Training], tmp_path: pathlib.Path
+) -> None:
     other = tmp_path / "other"
     other.write_text("x" * 32)
     flags = ("--address", nodes.address, "--cluster_token", str(other))
