@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -43,7 +44,8 @@ def torchrun(
     with (path / "output").open("w") as output:
         process = subprocess.Popen(
             [
-                *["torchrun", "--standalone", "--nproc_per_node", "2"],
+                *[sys.executable, "-m", "torch.distributed.run", "--standalone"],
+                *["--nproc_per_node", "2"],
                 *["--max_restarts", str(restarts), "-m", "torchbeast", "train", "impala"],
                 *["--env", f"{PROBES}:fault", "--env_kwargs", *kwargs],
                 *["--savedir", str(path), *FLAGS, *flags],

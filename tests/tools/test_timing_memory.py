@@ -44,7 +44,7 @@ if sys.argv[1] == "keep":
     print(keep_freed_memory())
 def work():
     x = torch.ones(12_000_000); y = x * 2
-for _ in range(3):
+for _ in range(10):  # until every block has found its place
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
