@@ -57,6 +57,16 @@ DQN_ON_TMAZE = (
     *("--exploration_end", "0.02", "--exploration_fraction", "0.3"),
 )
 
+# A cluster of this machine alone.
+CLUSTER = ("--runner", "cluster", "--num_actors", "2")
+
+POLYBEAST = (
+    *("--env", "PongNoFrameskip-v4", "--num_servers", "1", "--num_actors", "1"),
+    *("--envs_per_actor", "8", "--network", "shallow", "--unroll_length", "20"),
+    *("--batch_size", "4", "--optimizer", "adam", "--epsilon", "1e-5"),
+    *("--learning_rate", "0.0005", "--entropy_cost", "0.01", "--vtrace_lambda", "0.95"),
+)
+
 EXPERIMENTS = {
     "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 5, 500_000, 475.0),
     # The same batch, half of it from each of two processes.
@@ -113,6 +123,16 @@ EXPERIMENTS = {
     "r2d2-memory": Experiment("r2d2", ("--env", "TMaze-v0"), 3, 150_000, 0.9),
     # The control: the same without memory.
     "dqn-memory": Experiment("dqn", DQN_ON_TMAZE, 3, 150_000, 0.9),
+    "cluster-cartpole": Experiment("impala", ("--env", "CartPole-v1", *CLUSTER), 3, 500_000, 475.0),
+    "cluster-ppo-cartpole": Experiment(
+        "ppo", ("--env", "CartPole-v1", *CLUSTER), 3, 100_000, 490.0
+    ),
+    "cluster-r2d2-memory": Experiment("r2d2", ("--env", "TMaze-v0", *CLUSTER), 3, 150_000, 0.9),
+    "cluster-pong": Experiment(
+        "impala", ("--env", "PongNoFrameskip-v4", *CLUSTER), 3, 6_000_000, 18.0
+    ),
+    # PolyBeast's own command, told the settings of the preset.
+    "polybeast-pong": Experiment("polybeast", POLYBEAST, 3, 6_000_000, 18.0),
     "pqn-cartpole": Experiment("pqn", ("--env", "CartPole-v1"), 3, 500_000, 475.0),
     "pqn-breakout": Experiment("pqn", minatar("Breakout"), 3, 10_000_000, 28.0),
     # MinAtar's own rules, with sticky actions, as its paper's DQN played (arXiv:1903.03176).
@@ -148,7 +168,10 @@ def is_finished(path: pathlib.Path, experiment: Experiment) -> bool:
 
 def launch(path: pathlib.Path, experiment: Experiment, seed: int, flags: Sequence[str]) -> None:
     """Runs one seed, from its last checkpoint if there is one; SystemExit if it was stopped."""
-    command = [sys.executable, "-m", "torchbeast.cli", "train", experiment.algorithm]
+    if experiment.algorithm == "polybeast":
+        command = [sys.executable, "-m", "torchbeast.polybeast"]
+    else:
+        command = [sys.executable, "-m", "torchbeast.cli", "train", experiment.algorithm]
     command += experiment.flags
     command += [*flags, "--total_steps", str(experiment.total_steps), "--seed", str(seed)]
     command += ["--savedir", str(path.parent), "--xpid", path.name]

@@ -45,9 +45,16 @@ BEEFY = (
 
 
 def test_flags_and_defaults_are_the_ancestors() -> None:
-    flags = dataclasses.asdict(monobeast.Flags())
-    assert flags.pop("seed") == 1  # ours
-    assert flags == ANCESTOR
+    ours = {"seed": 1, "optimizer": "rmsprop", "vtrace_lambda": 1.0}
+    assert dataclasses.asdict(monobeast.Flags()) == ANCESTOR | ours
+
+
+def test_the_settings_that_the_ancestor_had_not_reach_the_algorithm() -> None:
+    flags = parse(
+        monobeast.Flags(), "monobeast", ["--optimizer", "adam", "--vtrace_lambda", "0.95"]
+    )
+    algorithm = monobeast.run_config(flags).algorithm
+    assert (algorithm.optimizer, algorithm.vtrace_lambda) == ("adam", 0.95)
 
 
 def test_the_long_command_of_the_readme_sets_everything() -> None:

@@ -21,6 +21,8 @@ from gymnasium import spaces
 
 pytest.importorskip("grpc")
 
+from processes import workers
+
 from torchbeast import envs, polybeast, polybeast_env, polybeast_learner
 from torchbeast.commands.errors import UsageError
 from torchbeast.commands.flags import parse
@@ -47,7 +49,15 @@ LEARNER |= {
     "max_learner_queue_size": None,
     "write_profiler_trace": False,
 }
-OURS = {"seed", "envs_per_actor", "network", "env_token", "env_certificate"}
+OURS = {
+    "seed",
+    "optimizer",
+    "vtrace_lambda",
+    "envs_per_actor",
+    "network",
+    "env_token",
+    "env_certificate",
+}
 TINY = "--num_actors 2 --batch_size 2 --unroll_length 5 --num_learner_threads 1"
 ENDLESS = [*TINY.split(), "--total_steps", "1G"]
 
@@ -298,7 +308,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: pathlib.Path) -> None:
     both = start("polybeast", *flags, *ENDLESS, "--num_servers", "2", "--env", "CartPole-v1")
     with ended(both):
         soon(lambda: updates(tmp_path / "x") > 0, both)
-        family = psutil.Process(both.pid).children(recursive=True)
+        family = workers(both.pid)
         assert len(family) >= 4  # servers and actors
         both.kill()
         assert not psutil.wait_procs(family, timeout=10)[1]

@@ -63,7 +63,7 @@ def watched(servers: Servers) -> Iterator[None]:
         except UsageError as error:  # the learner's connections will tell the rest
             log.error("%s", error)
         finally:
-            servers.close()  # here: those that this thread started die with it
+            servers.close()
 
     thread = threading.Thread(target=watch, name="servers", daemon=True)
     thread.start()

@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
+from processes import workers
 
 from torchbeast import cli
 
@@ -56,12 +56,12 @@ def test_a_run_outlives_a_server(tmp_path: pathlib.Path) -> None:
                 assert time.monotonic() < deadline
                 assert run.poll() is None
                 time.sleep(0.02)
-            victim = psutil.Process(servers.pid).children()[-1]
+            victim = workers(servers.pid)[-1]
             os.kill(victim.pid, signal.SIGKILL)
             out, _ = run.communicate(timeout=90)
             assert run.returncode == 0, out
         assert "evaluation: mean return" in out
-        assert len(psutil.Process(servers.pid).children()) >= 2  # another took its place
+        assert len(workers(servers.pid)) >= 2  # another took its place
     assert not list(tmp_path.glob("s.*[0-9]"))  # no socket stays behind
     # What was served has the same name here: no server is needed to see it play.
     assert cli.main(["eval", "served", "--episodes", "1", "--savedir", str(tmp_path)]) == 0

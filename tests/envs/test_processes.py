@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+from processes import workers
 
 from torchbeast import envs
 from torchbeast.envs import EnvConfig, EnvError
@@ -27,12 +27,6 @@ def make(workers: int = 1, num_envs: int = 2, **kwargs: Any) -> ProcessEnv:
     config = EnvConfig(f"{PROBES}:fault", kwargs, env_workers=workers)
     spec = envs.spec(EnvConfig(f"{PROBES}:counting"))
     return ProcessEnv(config, spec, num_envs, 0, **options)
-
-
-def children() -> list[str]:
-    found = psutil.Process().children(recursive=True)
-    lines = [" ".join(p.cmdline()) for p in found if p.status() != psutil.STATUS_ZOMBIE]
-    return [line for line in lines if "resource_tracker" not in line]
 
 
 def test_killed_worker_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -64,7 +58,7 @@ def test_killed_worker_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(EnvError, match="cannot go on"):
         env.send(NO_ACTION)
     env.close()
-    assert children() == []  # also no `sleep` that the environments started
+    assert workers() == []  # also no `sleep` that the environments started
 
 
 def test_hung_worker_is_replaced(tmp_path: pathlib.Path) -> None:
@@ -78,7 +72,7 @@ def test_hung_worker_is_replaced(tmp_path: pathlib.Path) -> None:
     assert env.restarts == 1
     env.close()
     env.close()
-    assert children() == []
+    assert workers() == []
 
 
 def test_exception_comes_with_its_traceback() -> None:
@@ -90,10 +84,10 @@ def test_exception_comes_with_its_traceback() -> None:
     with pytest.raises(EnvError, match=r"(?s)fault: worker 0 .*seed 0.*in step\n.*broken in step"):
         env.recv()
     env.close()
-    assert children() == []
+    assert workers() == []
 
 
 def test_exception_in_the_constructor() -> None:
     with pytest.raises(EnvError, match="broken in the constructor"):
         make(kind="constructor")
-    assert children() == []
+    assert workers() == []

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+from processes import workers
 
 from torchbeast import envs
 from torchbeast.data import Tree
@@ -81,13 +81,13 @@ class Watched(VectorEnv):
 def address(tmp_path: pathlib.Path) -> Iterator[str]:
     Watched.alive, Watched.seeds = 0, ()
     Watched.release.clear()
-    threads, children = set(threading.enumerate()), set(psutil.Process().children())
+    threads, children = set(threading.enumerate()), set(workers())
     yield f"unix:{tmp_path}/s"
     Watched.release.set()
     soon(lambda: set(threading.enumerate()) <= threads)
     assert Watched.alive == 0
     assert not list(tmp_path.iterdir())
-    assert set(psutil.Process().children()) <= children
+    assert set(workers()) <= children
 
 
 def soon(condition: Callable[[], Any]) -> None:

@@ -6,7 +6,8 @@ import gc
 import os
 
 import pytest
-from runners.fakes import children, make
+from processes import workers
+from runners.fakes import make
 
 
 @pytest.fixture
@@ -25,5 +26,5 @@ def run():
         pool.close()
     pools.clear()
     gc.collect()
-    assert children() == []
+    assert workers() == []
     assert set(os.listdir("/dev/shm")) == files

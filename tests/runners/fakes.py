@@ -13,7 +13,6 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -204,12 +203,6 @@ def make(setup: Setup, pool: type[ActorPool] = MagicPool, **options: Any) -> tup
     }
     source = pool(job, algorithm, weights, **(defaults | options))
     return source, Learner(algorithm, source.buffer, weights)
-
-
-def children() -> list[psutil.Process]:
-    """Returns the processes below this one, but for multiprocessing's own tracker."""
-    found = psutil.Process().children(recursive=True)
-    return [p for p in found if "resource_tracker" not in " ".join(p.cmdline())]
 
 
 class Deadline:

@@ -15,8 +15,9 @@ import time
 import psutil
 import pytest
 import torch
+from processes import workers
 from runners import fakes
-from runners.fakes import Deadline, Fault, Setup, T, children, make
+from runners.fakes import Deadline, Fault, Setup, T, make
 from runners.rows import Continuity, check_rows, take
 
 from torchbeast.data import tree_leaves
@@ -291,11 +292,11 @@ def test_numbers_that_cannot_work_are_refused():
         make(Setup(8), num_buffers=2)
     with pytest.raises(ValueError, match="at most 2 environments per actor"):
         make(Setup(2, max_lag=0), envs_per_actor=4)
-    assert children() == []
+    assert workers() == []
 
 
 def test_a_job_that_cannot_be_pickled_leaves_nothing():
     setup = Setup(2, fault=Fault("none", lambda: None))
     with pytest.raises(Exception, match=r"pickle|local object"):
         make(setup)
-    assert children() == []
+    assert workers() == []

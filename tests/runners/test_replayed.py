@@ -102,7 +102,11 @@ TAKING_TURNS = {"num_actors": 2, "envs_per_actor": 2, "env_groups": 2}
 @pytest.mark.parametrize(
     ("name", "system"),
     [
-        *((name, TAKING_TURNS) for name in REPLAYED if name not in ("ddpg", "td3", "sac_discrete")),
+        *((name, TAKING_TURNS) for name in ("dqn", "r2d2", "sac")),
+        *(
+            pytest.param(name, TAKING_TURNS, marks=pytest.mark.slow)
+            for name in ("c51", "qrdqn", "iqn", "rainbow", "apex", "d4pg")
+        ),
         ("r2d2", {"num_learners": 2}),
         ("sac", {"num_actors": 1, "envs_per_actor": 2}),
     ],

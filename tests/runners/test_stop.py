@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import running, workers
 from runners.test_run import BATCH, PROBES, make, train
 
 from torchbeast import cli
@@ -71,13 +72,6 @@ def started(path: pathlib.Path, shape: str) -> Iterator[subprocess.Popen[str]]:
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
-
-
-def running(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -163,8 +157,7 @@ def test_an_actor_that_always_breaks_ends_the_run(
     assert 'raise RuntimeError("broken in step")' in text
     assert "after 1 restarts (--max_restarts)" in text
     assert checkpoint.load(tmp_path / "run").step > 0
-    left = [p for p in psutil.Process().children() if running(p)]
-    assert not [p for p in left if "actor" in " ".join(p.cmdline())]
+    assert workers() == []
 
 
 def test_workers_die_with_a_killed_parent(tmp_path: pathlib.Path) -> None:

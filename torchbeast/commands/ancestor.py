@@ -40,6 +40,10 @@ class ImpalaFlags:
     """Use an LSTM in the agent's network."""
     seed: int = 1
     """Seeds weights, actions and environments (the ancestor had no such flag)."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """What makes steps of gradients (the ancestor had only RMSProp)."""
+    vtrace_lambda: float = 1.0
+    """Decay of V-trace's traces (the ancestor's do not decay)."""
 
     entropy_cost: float = 0.0006
     """Entropy cost/multiplier."""

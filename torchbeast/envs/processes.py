@@ -8,7 +8,6 @@ import os
 import pickle
 import select
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,8 +43,6 @@ class ProcessEnv(VectorEnv):
     A worker whose environment raises ends the run: ``EnvError`` with its traceback. A worker
     that is killed, or silent for ``step_timeout`` seconds, is replaced at most ``max_restarts``
     times; its environments begin new episodes with new seeds, the broken ones count for nothing.
-
-    On Linux a worker dies with the thread that started it: close before that thread ends.
 
     Args:
         config: which environments; ``env_workers`` divides ``num_envs``.
@@ -181,8 +178,7 @@ class ProcessEnv(VectorEnv):
     def _start(self, i: int, columns: slice, incarnation: int) -> Crew:
         seeds = env_seeds(self._seed, self.num_envs, incarnation)[columns]
         job = Job(self._config, self.spec, self.num_envs, columns, seeds)
-        with _one_thread_each():
-            worker = Worker(work, (job, self._block), name=f"env-worker-{i}")
+        worker = Worker(work, (job, self._block), name=f"env-worker-{i}")
         self._poll.register(worker.connection, select.POLLIN)
         self._by_pipe[worker.connection.fileno()] = i
         return Crew(worker, columns, incarnation)
@@ -225,19 +221,3 @@ def _check_picklable(config: EnvConfig) -> None:
             f"expected a function that worker processes can import, got {config.name} ({error}); "
             f"define it at the top level of a module, or use --env_workers=0"
         ) from error
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Lets processes started inside begin with one thread in each numeric library."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -56,7 +56,12 @@ class Nodes:
                 start_new_session=True,
             )
         self.running.append(node)
-        until(lambda: b"Ray runtime started" in log.read_bytes(), 90, log.read_text)
+
+        def up() -> bool:
+            assert node.poll() is None, log.read_text()
+            return b"Ray runtime started" in log.read_bytes()
+
+        until(up, 90, log.read_text)
         return node
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:

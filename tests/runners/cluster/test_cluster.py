@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
+from processes import workers
 from runners.cluster.nodes import Nodes, Training
 
 from torchbeast.tools import checkpoint
@@ -23,14 +24,16 @@ FOREVER = ("--total_steps", "1000M", "--checkpoint_interval", "1")
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    nodes = Nodes(tmp_path_factory.mktemp("cluster"))
-    try:
-        nodes.start()
-        nodes.start()
-        yield nodes
-    finally:
-        nodes.close()
+def nodes() -> Iterator[Nodes]:
+    # Not below pytest's folder: Ray's sockets allow paths of 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
+        nodes = Nodes(pathlib.Path(folder))
+        try:
+            nodes.start()
+            nodes.start()
+            yield nodes
+        finally:
+            nodes.close()
 
 
 @pytest.fixture
@@ -60,8 +63,7 @@ def test_nodes_and_learners_may_die(
     assert run.last("worker_restarts") >= 1
     assert time.monotonic() - killed < 120
 
-    children = psutil.Process(run.process.pid).children()
-    (learner,) = (p for p in children if "spawn_main" in " ".join(p.cmdline()))
+    (learner,) = (p for p in workers(run.process.pid) if p.name() == "the learner")
     learner.send_signal(signal.SIGKILL)
     killed_at = time.time()  # rows from before may be of steps that are lost
     run.until(lambda: "goes on from step" in run.told())
