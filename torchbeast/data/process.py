@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+SERVER_DIES = 5.0  # seconds that a killed server may take to be gone
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # of Linux's prctl.h
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _ENVIRONMENT = threading.Lock()  # of this process, in which threads may start workers
@@ -142,12 +143,24 @@ def _started(name: str | None, *arguments: Any) -> BaseProcess:
         process: BaseProcess = context.Process(target=_main, args=arguments, name=name)
         os.environ.update(_ONE_THREAD)
         try:
-            process.start()
+            _start(process)
         finally:
             for variable in _ONE_THREAD.keys() - arguments[0].keys():
                 del os.environ[variable]
             os.environ.update(arguments[0])
     return process
+
+
+def _start(process: BaseProcess) -> None:
+    """Starts a process, by another server if the one that was there is dying."""
+    deadline = time.monotonic() + SERVER_DIES
+    while True:
+        try:
+            return process.start()
+        except (ConnectionError, EOFError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _kill(process: BaseProcess) -> None:
