@@ -266,6 +266,7 @@ def test_servers_wait_for_a_learner_that_comes_back(tmp_path: pathlib.Path) -> N
             assert out.count("CartPole-v1 at 127.0.0.1:") == 3
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_replaced_and_ctrl_c_ends_all(tmp_path: pathlib.Path) -> None:
     flags = ["--savedir", str(tmp_path), "--xpid", "x", "--pipes_basename", f"unix:{tmp_path}/p"]
     run = tmp_path / "x"

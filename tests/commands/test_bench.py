@@ -23,7 +23,12 @@ PIECES = ("env", "forward", "update")
 
 
 @pytest.mark.parametrize(
-    "flags", [["--num_learners", "1"], ["--num_learners", "2"], ["--num_actors", "1"]]
+    "flags",
+    [
+        ["--num_learners", "1"],
+        pytest.param(["--num_learners", "2"], marks=pytest.mark.slow),
+        ["--num_actors", "1"],
+    ],
 )
 def test_numbers_fit_together(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", *SMALL, *FAST, *flags, "--json"]) == 0

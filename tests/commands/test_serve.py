@@ -41,6 +41,7 @@ def serving(address: str, *more: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_run_outlives_a_server(tmp_path: pathlib.Path) -> None:
     address = f"unix:{tmp_path}/s"
     where = [f"{address}.0", f"{address}.1"]

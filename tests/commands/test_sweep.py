@@ -34,6 +34,7 @@ def rows(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
 def test_two_variants_of_two_seeds(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]

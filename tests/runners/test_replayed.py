@@ -83,7 +83,11 @@ def weights(path: pathlib.Path) -> dict[str, torch.Tensor]:
 # IQN, noisy networks, SAC and TD3 draw random numbers in updates too, which acting elsewhere does
 # not see.
 @pytest.mark.parametrize(
-    "name", ["dqn", "c51", "qrdqn", "apex", "r2d2", "ddpg", "d4pg", "sac_discrete"]
+    "name",
+    [
+        *("dqn", "r2d2", "ddpg", "sac_discrete"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("c51", "qrdqn", "apex", "d4pg")),
+    ],
 )
 def test_serial_equals_async_by_turns(tmp_path: pathlib.Path, name: str) -> None:
     for shape, system in [

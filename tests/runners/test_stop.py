@@ -88,7 +88,7 @@ def gone(processes: list[psutil.Process]) -> bool:
         ("serial", "SIGINT"),
         ("pong", "SIGTERM"),
         ("async", "SIGTERM"),
-        ("async pong", "SIGINT"),
+        pytest.param("async pong", "SIGINT", marks=pytest.mark.slow),
         ("learners", "SIGTERM"),
     ],
 )
@@ -117,7 +117,9 @@ def test_a_signal_ends_a_run_soon_and_saved(tmp_path: pathlib.Path, shape: str, 
     assert int(last.split(",")[2]) == saved.step
 
 
-@pytest.mark.parametrize("shape", ["serial", "one actor", "learners"])
+@pytest.mark.parametrize(
+    "shape", ["serial", "one actor", pytest.param("learners", marks=pytest.mark.slow)]
+)
 def test_the_same_name_continues(
     tmp_path: pathlib.Path, shape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +132,7 @@ def test_the_same_name_continues(
     assert [int(row.split(",")[2]) for row in rows[1:]] == [10 * k for k in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_a_killed_actor_does_not_end_the_run(tmp_path: pathlib.Path) -> None:
     restarts = []
 
@@ -157,7 +160,7 @@ def test_an_actor_that_always_breaks_ends_the_run(
     assert 'raise RuntimeError("broken in step")' in text
     assert "after 1 restarts (--max_restarts)" in text
     assert checkpoint.load(tmp_path / "run").step > 0
-    assert workers() == []
+    assert not [one for one in workers() if one.name().startswith("actor")]
 
 
 def test_workers_die_with_a_killed_parent(tmp_path: pathlib.Path) -> None:

@@ -95,6 +95,7 @@ def test_what_failed_on_another_rank_is_seen(tmp_path: pathlib.Path) -> None:
     assert checkpoint.load(tmp_path / "run").step > 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_torchrun_saves_and_all_leave(tmp_path: pathlib.Path) -> None:
     with torchrun(tmp_path, {"at_step": "-1"}, "--total_steps", "1G") as process:
         deadline = time.monotonic() + 60 * BUSY

@@ -76,19 +76,14 @@ def test_nodes_and_learners_may_die(
     assert saved.step >= rows[-1]["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "flags",
     [
         ("ppo", "--env", "CartPole-v1", "--preset", "none", "--inference", "central"),
-        pytest.param(
-            ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
-            marks=pytest.mark.slow,
-        ),
+        ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
+        ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
     ],
     ids=lambda flags: flags[0],
 )
