@@ -57,8 +57,8 @@ DQN_ON_TMAZE = (
     *("--exploration_end", "0.02", "--exploration_fraction", "0.3"),
 )
 
-# A cluster of this machine alone.
-CLUSTER = ("--runner", "cluster", "--num_actors", "2")
+# A cluster of this machine alone, with as many environments as the presets have.
+CLUSTER = ("--runner", "cluster", "--num_actors", "2", "--envs_per_actor", "4")
 
 POLYBEAST = (
     *("--env", "PongNoFrameskip-v4", "--num_servers", "1", "--num_actors", "1"),
