@@ -1,8 +1,8 @@
 """Worker processes: each in a group of its own, gone when their parent is.
 
 On Linux they are forked by a server that has imported PyTorch once for all of them, which costs a
-spawned process seconds and 150 MB. The server itself is a fresh interpreter: no thread, lock or
-GPU of the parent is in it.
+spawned process seconds and 100 MB. The server itself is a fresh interpreter: no thread, lock or GPU
+of the parent is in it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker runs; asks the kernel."""
+        """Whether the worker runs."""
         return self._process.is_alive()
 
     def wait(self, seconds: float) -> bool:
