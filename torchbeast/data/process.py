@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -139,15 +139,10 @@ def _started(name: str | None, *arguments: Any) -> BaseProcess:
         forkserver.set_forkserver_preload(["torchbeast.data.nursery"])
         context = multiprocessing.get_context("forkserver")
     with _ENVIRONMENT:
-        arguments = (dict(os.environ), name, *arguments)
-        process: BaseProcess = context.Process(target=_main, args=arguments, name=name)
-        os.environ.update(_ONE_THREAD)
-        try:
+        everything = (dict(os.environ), *arguments)
+        process: BaseProcess = context.Process(target=_main, args=everything, name=name)
+        with environment(**_ONE_THREAD):
             _start(process)
-        finally:
-            for variable in _ONE_THREAD.keys() - arguments[0].keys():
-                del os.environ[variable]
-            os.environ.update(arguments[0])
     return process
 
 
@@ -172,21 +167,17 @@ def _kill(process: BaseProcess) -> None:
 
 
 def _main(
-    environment: dict[str, str],
-    name: str | None,
-    connection: Any,
-    target: Callable[..., None],
-    args: tuple[Any, ...],
+    variables: dict[str, str], connection: Any, target: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     os.setpgid(0, 0)
-    name_process(name or "worker")
+    name_process(multiprocessing.current_process().name)
     _leave_server()
     die_with(os.getppid())
     parent = multiprocessing.parent_process()
     if parent is None or not parent.is_alive():  # it died before we asked
         os._exit(1)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(variables)
     random.seed()
     np.random.seed()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -208,6 +199,18 @@ def _leave_server() -> None:
     if server._forkserver_alive_fd is not None and server._forkserver_pid is None:
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Sets variables that what is started, or imported, inside reads."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def name_process(name: str) -> None:

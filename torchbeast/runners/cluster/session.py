@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from torchbeast.data.process import environment
 from torchbeast.data.shared import available_memory
 from torchbeast.runners.checks import ConfigError
 
@@ -92,7 +93,7 @@ def _private_folder() -> Iterator[str]:
         token = pathlib.Path(folder, "token")
         with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)):
+        with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,20 +117,8 @@ def _credentials(token: str | None, trust_network: bool) -> Iterator[None]:
             f"expected a file with a token of at least 16 characters, got --cluster_token {token}; "
             f"make one: python -c 'import secrets; print(secrets.token_hex())' > {token}"
         )
-    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path)):
+    with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path)):
         yield
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Sets what Ray, and what it starts, reads when it is imported."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _object_store() -> int:
