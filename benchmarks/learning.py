@@ -68,10 +68,10 @@ POLYBEAST = (
 )
 
 EXPERIMENTS = {
-    "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 5, 500_000, 475.0),
+    "cartpole": Experiment("impala", ("--env", "CartPole-v1"), 20, 500_000, 475.0),
     # The same batch, half of it from each of two processes.
     "cartpole-2learners": Experiment(
-        "impala", ("--env", "CartPole-v1", "--num_learners", "2"), 9, 500_000, 475.0
+        "impala", ("--env", "CartPole-v1", "--num_learners", "2"), 20, 500_000, 475.0
     ),
     "pong": Experiment("impala", ("--env", "PongNoFrameskip-v4"), 3, 6_000_000, 18.0),
     "memory": Experiment("impala", ("--env", "TMaze-v0", "--use_lstm"), 3, 1_000_000, 0.9),
