@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from torchbeast.runners.config import SystemConfig
+from torchbeast.commands.flags import train_config
+from torchbeast.runners.config import ClusterConfig, SystemConfig
 from torchbeast.runners.devices import choose_backend, choose_device, learners_here, place
 
 
@@ -49,6 +52,10 @@ def test_nccl_connects_gpus_of_several_machines_only_if_none_is_shared() -> None
 
 
 def test_torchrun_tells_how_many_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert learners_here(SystemConfig(num_learners=4)) == 4
+    config = train_config("impala", "", ["--env", "CartPole-v1", "--num_learners", "4"])
+    assert config is not None
+    assert learners_here(config) == 4
+    elsewhere = ClusterConfig(runner="cluster", address="host:1")
+    assert learners_here(dataclasses.replace(config, cluster=elsewhere)) == 1
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert learners_here(SystemConfig(num_learners=4)) == 2
+    assert learners_here(config) == 2

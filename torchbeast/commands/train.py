@@ -65,7 +65,9 @@ def resume(arguments: Sequence[str]) -> int:
 def launch(config: RunConfig) -> int:
     """Returns the exit code of a run, on this machine or on a cluster."""
     if config.cluster.runner == "cluster":
-        checked(planned(config, [1.0]))  # what is wrong is told before a cluster is asked
+        # What is wrong is told before a cluster is asked; this one has room for the smallest run.
+        room = config.system.num_learners * (1.0 + config.cluster.cpus_per_actor)
+        checked(planned(config, [room]))
         return supervise(config, learn_on_cluster)
     return learn(config)
 
@@ -73,11 +75,19 @@ def launch(config: RunConfig) -> int:
 def learn_on_cluster(config: RunConfig, stopped: Callable[[], bool]) -> int:
     """Returns the exit code of a run whose actors are those of a cluster, unless it is stopped."""
     cluster = config.cluster
-    with connected(cluster.address, cluster.cluster_token, cluster.trust_network) as ray:
+    followers = config.system.num_learners - 1
+    with connected(cluster.address, cluster.cluster_token, cluster.trust_network, followers) as ray:
         if stopped():
             return 130
-        config = planned(config, cpus(ray))
+        found = cpus(ray)
+        config = checked(planned(config, found))
         system, each = config.system, config.cluster.actors_per_worker
+        if each * cluster.cpus_per_actor > max(found):
+            print(
+                f"no node has the {each * cluster.cpus_per_actor:g} CPUs of a worker with {each} "
+                f"actors: they wait for one that joins; --actors_per_worker makes smaller ones",
+                file=sys.stderr,
+            )
         print(
             f"{system.num_actors} actors in {system.num_actors // each} workers on a cluster of "
             f"{len(ray.nodes())} nodes; workers take a while to start"

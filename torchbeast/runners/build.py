@@ -79,7 +79,7 @@ def _acting_here(
 ) -> tuple[Source, Weights]:
     seed = actor_seed(seed, 0)  # as the first actor process, so that both act the same
     seed_all(seed)
-    threads = max(1, _cores() // learners_here(config.system))
+    threads = max(1, cores() // learners_here(config))
     env = make_envs(config, threads, acting.width, seed, acting.first // acting.width)
     weights = LocalWeights()
     source = LocalSource(algorithm, env, weights, on_wait, acting, keeping)
@@ -142,7 +142,8 @@ def _on_cluster(
     return source, weights
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -152,7 +153,7 @@ def _threads(config: RunConfig, algorithm: Algorithm) -> int:
     """Returns the threads of PyTorch that a learner computes fastest with."""
     # Small products lose more to the meetings of threads than they gain by sharing.
     weights = max(p.numel() for p in algorithm.model.parameters())
-    return max(1, _cores() // learners_here(config.system)) if weights > SMALL else 1
+    return max(1, cores() // learners_here(config)) if weights > SMALL else 1
 
 
 def rank_seed(seed: int, rank: int, steps: int = 0) -> int:

@@ -115,6 +115,13 @@ def _check_shares(config: RunConfig, needs: Needs) -> None:
     else:
         _divides("num_envs", system.num_envs, ranks)
         columns = system.num_envs // ranks
+    each = config.cluster.actors_per_worker
+    if config.cluster.runner == "cluster" and each and system.num_actors // ranks % each:
+        raise ValueError(
+            f"expected --actors_per_worker to divide the {system.num_actors // ranks} actors of "
+            f"{'each learner' if ranks > 1 else 'the learner'}, got {each}; change it or "
+            f"--num_actors, or say --actors_per_worker 0"
+        )
     if isinstance(needs, Once):
         check_divides(needs.batch_size, columns)
         _check_lag(needs, columns)
@@ -205,7 +212,7 @@ def _check_room(config: RunConfig, algorithm: Algorithm) -> None:
     keeping = Keeping(whole_stacks=system.replay_whole_stacks)
     replay = make_buffer(algorithm, acting, keeping, lambda slot: None)
     assert isinstance(replay, Replay)
-    here = learners_here(system)
+    here = learners_here(config)
     needed, available = replay.ring.num_bytes * here, available_memory()
     if needed > available:
         raise ValueError(

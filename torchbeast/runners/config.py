@@ -109,7 +109,7 @@ class ClusterConfig:
     """Use a cluster without a token, where nobody else can reach it."""
     actors_per_worker: int = 0
     """Actor processes that one worker of the cluster runs on its node; --num_actors are so many in
-    all. 0: as many as the smallest node has CPUs."""
+    all. 0: as many as every node has room for."""
     cpus_per_actor: float = 1.0
     """CPUs that Ray reserves for each actor."""
     codec: Literal["auto", "none", "lz4", "zlib"] = "auto"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from torchbeast.runners.config import SystemConfig
+from torchbeast.runners.config import RunConfig, SystemConfig
 
 
 def device(system: SystemConfig, rank: int = 0) -> torch.device:
@@ -69,6 +69,8 @@ def choose_backend(places: Sequence[str]) -> str:
     return "cpu:gloo,cuda:nccl" if alone else "gloo"
 
 
-def learners_here(system: SystemConfig) -> int:
-    """Returns how many learners share this machine: torchrun says it, else all do."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", system.num_learners))
+def learners_here(config: RunConfig) -> int:
+    """Returns how many learners share this machine: torchrun says it; a cluster spreads them."""
+    if config.cluster.runner == "cluster" and config.cluster.address is not None:
+        return 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", config.system.num_learners))

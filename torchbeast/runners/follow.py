@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from torchbeast.algorithms.ranks import Disconnected
-from torchbeast.runners.build import build
+from torchbeast.runners.build import acting_of, build
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device
 from torchbeast.runners.exchange import (
@@ -62,6 +62,7 @@ def follow(
 
 def _learn(config: RunConfig, rank: int, meeting: Meeting) -> None:
     start = broadcast_state()
+    first = acting_of(config, rank).first
     algorithm, source, learner = build(config, rank, start["steps"], _Watch(meeting))
     with contextlib.closing(source):
         algorithm.load_state_dict(start["algorithm"])
@@ -70,7 +71,8 @@ def _learn(config: RunConfig, rank: int, meeting: Meeting) -> None:
         while True:
             turn = broadcast_turn()
             if turn.episodes:
-                gather_episodes(source.episodes())
+                episodes = source.episodes()
+                gather_episodes([e._replace(env=first + e.env) for e in episodes])
             if turn.action == STOP:
                 return
             if turn.action == WAIT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import uuid
 from urllib.parse import urlsplit
 
@@ -79,6 +80,8 @@ class Meeting:
         with connected():
             self._store.set(f"place-{self.rank}", place(device))
             places = [self._store.get(f"place-{rank}").decode() for rank in range(self.size)]
+            # Else NCCL returns at once, and ends the process when another learner is gone.
+            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
             dist.init_process_group(
                 choose_backend(places),
                 store=dist.PrefixStore("group", self._store),

@@ -133,7 +133,11 @@ class Ranks:
         while not meeting.admit():
             failure = self._followers.failure()
             if failure or time.monotonic() > deadline:
-                raise RankFailed(f"a learner did not start: {failure or f'{START_TIMEOUT:.0f} s'}")
+                late = (
+                    f"none came within {START_TIMEOUT:.0f} s; on a cluster each needs a node with "
+                    f"a free CPU, and a free GPU where there is one for each"
+                )
+                raise RankFailed(f"a learner did not start: {failure or late}")
             time.sleep(0.05)
 
     def _cause(self) -> str | None:

@@ -104,8 +104,15 @@ class Training:
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of logs.csv so far."""
+        return self._table("logs.csv")
+
+    def episodes(self) -> list[dict[str, float]]:
+        """Returns the rows of episodes.csv so far."""
+        return self._table("episodes.csv")
+
+    def _table(self, name: str) -> list[dict[str, float]]:
         with contextlib.suppress(OSError):
-            lines = (self.path / "logs.csv").read_text().removeprefix("# ").splitlines(True)
+            lines = (self.path / name).read_text().removeprefix("# ").splitlines(True)
             whole = [line for line in lines if line.endswith("\n") and not line.startswith("#")]
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(whole)]
         return []

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from processes import workers
 from runners.cluster.nodes import Nodes, Training
@@ -97,6 +98,30 @@ def test_each_kind_of_algorithm_learns_unchanged(
     assert run.last("step") >= 1200
     assert run.last("updates") >= 2
     assert run.last("rollouts") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_learners_each_with_workers_of_its_own(
+    nodes: Nodes, started: list[Training], tmp_path: pathlib.Path
+) -> None:
+    flags = ("--num_learners", "2", "--cpus_per_actor", "0.25", "--num_actors", "4")
+    run = nodes.train(tmp_path, *IMPALA, *SIZES, *flags, *FOREVER)
+    started.append(run)
+    run.until(lambda: run.last("step") > 10 * T * B)
+    actors = set(range(4))
+    run.until(lambda: {int(row["env"]) // 4 for row in run.episodes()} == actors)
+    follower = next(p for p in psutil.process_iter(["cmdline"]) if is_learner(p))
+    step = run.last("step")
+    follower.send_signal(signal.SIGKILL)
+    run.until(lambda: "goes on from step" in run.told())
+    run.until(lambda: run.last("step") > step + 4 * T * B)
+    assert run.interrupt() == 130
+
+
+def is_learner(process: psutil.Process) -> bool:
+    """Returns whether this is a learner that Ray placed."""
+    return "ray::_Learner" in " ".join(process.info["cmdline"] or [])
 
 
 def test_a_cluster_wants_its_token(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections import deque
 from typing import Any
 
 import pytest
+from runners.cluster.fake_ray import fake_ray
 from runners.fakes import SPEC, CountingAlgorithm, T
 
 from torchbeast.data.message import RolloutFormat, Stamp
 from torchbeast.data.slots import Slot
+from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.buffers import Acting
 from torchbeast.runners.cluster import pool as under_test
 from torchbeast.runners.cluster.remote import RemoteWorker
@@ -71,3 +74,60 @@ def test_an_answer_without_a_rollout_does_not_change_their_order(
         pool.fill()
         seen.append(float(outboxes[0].get()[1][0, 0]))
     assert seen == [0.0, 1.0]
+
+
+class Broken(Answering):
+    """A worker whose constructor raises, or whose node dies, each time it is started."""
+
+    def start(self, probe: Any) -> None:
+        self.restarts += 1
+        self._starting, self.start_at = "constructed", 0.0
+
+
+def broken_pool(monkeypatch: pytest.MonkeyPatch, error: Exception) -> under_test.ClusterPool:
+    """Returns a pool of one worker that comes to nothing but ``error``."""
+    exceptions = pytest.importorskip("ray").exceptions
+
+    def get(answer: Any) -> None:
+        raise error
+
+    ray = fake_ray(kill=lambda worker: None, exceptions=exceptions)
+    ray.get = get
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(under_test, "BACK_OFF", (0.001, 0.004))
+    algorithm = CountingAlgorithm(2, max_lag=None)
+    return under_test.ClusterPool(
+        algorithm,
+        ObjectWeights(algorithm.model),
+        [Broken([])],
+        make_buffer=lambda on_free: Outbox(2, on_free),
+        num_buffers=2,
+        on_wait=lambda: None,
+    )
+
+
+def test_a_worker_that_cannot_be_made_ends_the_run_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exceptions = pytest.importorskip("ray").exceptions
+    text = "File x, line 3\nValueError: expected a Python file, got none"
+    task = exceptions.RayTaskError("__init__", text, ValueError("x"), proctitle="ray::Worker")
+    pool = broken_pool(monkeypatch, exceptions.ActorDiedError(task))
+    with pytest.raises(ActorFailed, match=r"line 3\nValueError: expected a Python file") as raised:
+        pool.fill()
+    assert "\x1b" not in str(raised.value)
+
+
+def test_a_worker_whose_nodes_die_waits_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exceptions = pytest.importorskip("ray").exceptions
+    pool = broken_pool(monkeypatch, exceptions.ActorDiedError())
+    pauses = []
+    for _ in range(4):
+        pool._serve(0.0)
+        (worker,) = pool._workers
+        pauses.append(worker.losses)
+        worker.start("")
+    assert pauses == [1, 2, 3, 4]
+    assert "is gone (The actor died unexpectedly" in caplog.text

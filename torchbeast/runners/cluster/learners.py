@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 from torchbeast import user_code
+from torchbeast.runners.cluster.told import full_text
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.follow import follow
 
@@ -14,29 +15,31 @@ class ClusterFollowers:
     """Followers that Ray places: each with a GPU of its own where there are enough.
 
     They meet at a port of rank 0's machine, which asks nobody who he is: nodes of a cluster trust
-    each other. They own the workers that act for them, and end with rank 0.
+    each other. They own the workers that act for them, and end with rank 0. Each takes its place
+    when this is made: before the workers of rank 0, which might leave no whole CPU.
+
+    Args:
+        config: checked.
     """
 
     def __init__(self, config: RunConfig) -> None:
         import ray
 
         self._ray = ray
-        self._config = config
-        self._actors: list[Any] = []
         self._ends: list[Any] = []
         self.address = f"tcp://{ray.util.get_node_ip_address()}:0"
+        count = config.system.num_learners - 1
+        gpus = ray.cluster_resources().get("GPU", 0.0) >= count
+        wanted = not config.system.disable_cuda and config.system.device != "cpu"
+        options = {"num_cpus": 1, "num_gpus": int(gpus and wanted), "max_restarts": 0}
+        learner = ray.remote(_Learner).options(**options, scheduling_strategy="SPREAD")
+        packed, files = pickle.dumps(config), user_code.carry_out(config.references())
+        self._actors: list[Any] = [learner.remote(packed, files) for _ in range(count)]
 
     def start(self, address: str) -> None:
         """Starts all; they come to the meeting at ``address``."""
-        ranks = range(1, self._config.system.num_learners)
-        gpus = self._ray.cluster_resources().get("GPU", 0.0) >= len(ranks)
-        wanted = not self._config.system.disable_cuda and self._config.system.device != "cpu"
-        options = {"num_cpus": 1, "num_gpus": int(gpus and wanted), "max_restarts": 0}
-        learner = self._ray.remote(_Learner).options(**options, scheduling_strategy="SPREAD")
-        files = user_code.carry_out(self._config.references())
-        for rank in ranks:
-            self._actors.append(learner.remote(pickle.dumps(self._config), files))
-            self._ends.append(self._actors[-1].follow.remote(rank, address))
+        for rank, actor in enumerate(self._actors, 1):
+            self._ends.append(actor.follow.remote(rank, address))
 
     def failure(self) -> str | None:
         """Returns how one of them ended; None if none did."""
@@ -45,7 +48,7 @@ class ClusterFollowers:
             self._ray.get(ended)
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
-            return f"a learner on another node ended: {cause}"
+            return f"a learner on another node ended: {full_text(cause)}"
         return "a learner on another node ended" if ended else None
 
     def close(self) -> None:

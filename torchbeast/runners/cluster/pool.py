@@ -16,6 +16,7 @@ from torchbeast.data.slots import Slot
 from torchbeast.envs.vector import EnvError, Episode
 from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.cluster.remote import RemoteWorker
+from torchbeast.runners.cluster.told import full_text, reason
 from torchbeast.runners.cluster.weights import ObjectWeights
 from torchbeast.runners.cluster.worker import Parcel, Started
 from torchbeast.runners.grants import Grants
@@ -133,8 +134,12 @@ class ClusterPool(Source):
         return ", ".join(f"worker {w.job.worker} {w.state()}" for w in self._workers)
 
     def _ask_more(self) -> None:
+        asked = []
         while self._free and (worker := self._grants.next(self._workers)) is not None:
-            worker.take(self._grants.give(worker, self._free.pop()), self._weights)
+            worker.granted.append(self._grants.give(worker, self._free.pop()))
+            asked.append(worker)
+        for worker in asked:  # each now knows all that it may make
+            worker.ask(self._weights)
 
     def _serve(self, timeout: float) -> None:
         """Takes in what workers say, replaces the lost ones; waits ``timeout`` at most."""
@@ -167,10 +172,13 @@ class ClusterPool(Source):
             content = self._ray.get(answer)
         except self._ray.exceptions.RayTaskError as error:
             known = isinstance(error.cause, ActorFailed | EnvError | ValueError)
-            self._fail(worker, str(error.cause if known else error))
+            self._fail(worker, str(error.cause) if known else full_text(error))
             return
         except self._ray.exceptions.RayError as error:
-            self._lose(worker, f"is gone ({str(error).strip().splitlines()[0]})")
+            if getattr(error, "actor_init_failed", False):  # its own code, not its node
+                self._fail(worker, full_text(error))
+            else:
+                self._lose(worker, f"is gone ({reason(error)})")
             return
         if isinstance(content, Started):
             worker.started(content)
@@ -196,7 +204,7 @@ class ClusterPool(Source):
             self._totals["dropped_rollouts"] += 1
             worker.ask(self._weights)
             return
-        worker.failures = 0
+        worker.failures = worker.losses = 0
         self._produced = True
         self._totals["rollouts"] += 1
         self._totals["sent_bytes"] += parcel.message.nbytes
@@ -219,6 +227,7 @@ class ClusterPool(Source):
         for name, value in worker.metrics.items():
             self._of_the_dead[name] = self._of_the_dead.get(name, 0.0) + value
         worker.metrics = {}
+        worker.losses += 1
         was = f"worker {worker.job.worker} on node {worker.node[:8] or '?'}"
         worker.bury()
         lost = self._grants.lose(worker)
@@ -226,6 +235,6 @@ class ClusterPool(Source):
         self._totals["dropped_rollouts"] += len(lost)
         self._totals["worker_restarts"] += 1
         first, longest = BACK_OFF
-        pause = min(longest, first * 2 ** max(0, worker.failures - 1))
+        pause = min(longest, first * 2 ** min(worker.losses - 1, 10))
         worker.start_at = time.monotonic() + pause
         log.warning("%s %s; it starts again in %.1f s where there is room", was, what, pause)

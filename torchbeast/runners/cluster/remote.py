@@ -33,17 +33,19 @@ class RemoteWorker:
     Args:
         job: what it is started with; each incarnation gets a number and a seed of its own.
         cpus: that Ray reserves for it on its node.
-        newest_only: the lag is limited, so each rollout begins with the newest weights.
+        limited: the lag is, so each rollout begins with the newest weights, and none before it was
+            asked for.
         weights_interval: seconds between two versions that it is sent else.
     """
 
     def __init__(
-        self, job: Job, cpus: float, newest_only: bool = True, weights_interval: float = 0.0
+        self, job: Job, cpus: float, limited: bool = True, weights_interval: float = 0.0
     ) -> None:
         self.job = job
         self.cpus = cpus
         self.restarts = -1
-        self.failures = 0  # in a row, without a rollout between
+        self.failures = 0  # of its own, in a row, without a rollout between
+        self.losses = 0  # the same, those of its node too
         self.node = ""  # where it is; "" while it waits for room or starts
         self.start_at = 0.0  # when the next incarnation may begin
         self.metrics: dict[str, float] = {}
@@ -51,7 +53,7 @@ class RemoteWorker:
         self._requests: deque[Any] = deque()  # answered in this order
         self._handle: Any = None
         self._starting: Any = None
-        self._newest_only = newest_only
+        self._limited = limited
         self._interval = weights_interval
         self._bandwidth = math.inf
         self._version = -1  # of the weights that it has
@@ -92,22 +94,20 @@ class RemoteWorker:
         """Returns whether a rollout asked for now would be made soon."""
         return bool(self.node) and len(self.granted) < AHEAD * self.job.acting.lanes
 
-    def take(self, grant: Grant, weights: ObjectWeights) -> None:
-        """Asks for one rollout more, for a grant."""
-        self.granted.append(grant)
-        self.ask(weights)
-
     def ask(self, weights: ObjectWeights) -> None:
-        """Asks for the next rollout, by the newest weights."""
+        """Asks for the next rollout, by the newest weights; it was granted before."""
         if not self._requests:
             self.silent = 0.0
         newest = None
         if weights.version != self._version and time.monotonic() >= self._weights_at:
             newest, self._version = weights.newest(), weights.version
-            if not self._newest_only:
+            if not self._limited:
                 pause = max(self._interval, WEIGHTS_SHARE * weights.num_bytes / self._bandwidth)
                 self._weights_at = time.monotonic() + pause
-        self._requests.append(self._handle.collect.remote(len(self.granted), self._version, newest))
+        # Requests wait for each other, and each takes a rollout away: so many will be under way
+        # when this one is heard. Without a limit actors go on before the next one is heard.
+        under_way = len(self.granted) - (len(self._requests) if self._limited else 0)
+        self._requests.append(self._handle.collect.remote(under_way, self._version, newest))
 
     def answered(self) -> None:
         """Notes that the oldest request was answered."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from torchbeast.data.process import environment
 from torchbeast.data.shared import available_memory
+from torchbeast.runners.build import cores
 from torchbeast.runners.checks import ConfigError
 
 log = logging.getLogger("torchbeast")
@@ -27,7 +28,9 @@ class ClusterError(RuntimeError):
 
 
 @contextlib.contextmanager
-def connected(address: str | None, token: str | None, trust_network: bool = False) -> Iterator[Any]:
+def connected(
+    address: str | None, token: str | None, trust_network: bool = False, followers: int = 0
+) -> Iterator[Any]:
     """Gives the module ``ray``, connected to a cluster; leaves it, or ends its own, at the end.
 
     Args:
@@ -35,6 +38,8 @@ def connected(address: str | None, token: str | None, trust_network: bool = Fals
             None for one of this machine alone that ends with us.
         token: path of the file with the cluster's token.
         trust_network: go on without a token where others could reach the cluster.
+        followers: learners beside this process, which do not take CPUs from the actors of a cluster
+            that is this machine alone: no more than this process does.
 
     Raises:
         ClusterError: there is no cluster, or it refuses.
@@ -46,6 +51,7 @@ def connected(address: str | None, token: str | None, trust_network: bool = Fals
             folder = stack.enter_context(_private_folder())
             options = {"address": "local", "object_store_memory": _object_store()}
             options |= {"include_dashboard": False, "_temp_dir": f"{folder}/ray"}
+            options["num_cpus"] = cores() + followers
         else:
             stack.enter_context(_credentials(token, trust_network))
         ray = _ray()
