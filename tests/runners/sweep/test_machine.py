@@ -13,9 +13,10 @@ import pytest
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.sweep import cores, local
+from torchbeast.runners.sweep import Job, cores, local
 from torchbeast.runners.sweep.progress import Progress, is_finished, read_progress
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed, unpack
+from torchbeast.tools.files import StorageError
 from torchbeast.tools.logs import RunLog
 from torchbeast.tools.run_directory import RunDirectory
 
@@ -45,6 +46,16 @@ def test_slots_that_the_machine_has_not(machine: None) -> None:
         local.slots_of_machine(11, 0)
     with pytest.raises(ConfigError, match="--gpus_per_run of at most 2"):
         local.slots_of_machine(1, 3)
+
+
+def test_a_run_that_cannot_start_takes_no_slot(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a-seed1"
+    path.write_text("a file where the directory should be")
+    place = local.LocalSlots([local.Slot((), ())])
+    with pytest.raises(StorageError, match="a-seed1"):
+        place.start(Job("a", {}, 1, RunConfig(), path))
+    assert place.free()
+    assert place.poll() == []
 
 
 def test_a_core_is_claimed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
