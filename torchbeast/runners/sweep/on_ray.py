@@ -91,7 +91,7 @@ class RayNodes:
 
     def start(self, job: Job) -> None:
         """Hands a run to the cluster, with what there is of it."""
-        begun = packed(job.path) if newest_checkpoint(job.path) else None
+        begun = packed(job.path)[0] if newest_checkpoint(job.path) else None
         reports = self._task.remote(
             job.config, job.path, self._mark, self._node_dir, begun, self._cpus, self._bell
         )
@@ -192,11 +192,11 @@ def _reports(
             asked = True
             process.stop()
         newest = newest_checkpoint(run)
-        files = packed(run) if newest != sent and not shared else None
+        files = packed(run)[0] if newest != sent and not shared else None
         sent = newest
         yield Report(where, read_progress(run), files=files)
     message = process.last_words() if code else ""
-    files = None if shared else packed(run)
+    files = None if shared else packed(run)[0]
     yield Report(where, read_progress(run), code, message, files)
 
 
