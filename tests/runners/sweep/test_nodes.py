@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import shutil
+import sys
 import types
 import unittest.mock
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from torchbeast.runners.config import ClusterConfig, RunConfig
+from torchbeast import user_code
+from torchbeast.envs import EnvConfig
+from torchbeast.runners.config import ClusterConfig, RunConfig, default_config
 from torchbeast.runners.sweep import Job, on_ray
 from torchbeast.runners.sweep.on_ray import Errand, RayNodes
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed
@@ -71,12 +75,12 @@ class Played:
 
 
 class Run:
-    """A process that saves at step 900 and ends; ``began`` are checkpoints that runs found."""
+    """A process that saves at step 900 and ends; ``began`` says with what."""
 
-    began: list[str] = []
+    began: ClassVar[list[tuple[str, RunConfig]]] = []
 
     def __init__(self, run: pathlib.Path, config: RunConfig, cores: list[int]) -> None:
-        self.began.append(newest_checkpoint(run))
+        self.began.append((newest_checkpoint(run), config))
         save(run, 900)
 
     def poll(self) -> int:
@@ -112,7 +116,8 @@ def test_a_node_goes_on_from_the_newer_checkpoint(
     save(on_ray._folder_here(ray.errands[0]) / mine.path.name, there)
     mine.path.rename(tmp_path / "aside")  # no node sees it
     place.poll()
-    assert Run.began == [f"ckpt-{newer:012d}"]
+    ((checkpoint, _),) = Run.began
+    assert checkpoint == f"ckpt-{newer:012d}"
 
 
 def test_what_came_back_is_removed_from_the_node(ray: Played, tmp_path: pathlib.Path) -> None:
@@ -142,3 +147,24 @@ def test_a_sweep_of_the_same_name_is_another(ray: Played, tmp_path: pathlib.Path
     nodes(tmp_path).start(job(tmp_path))
     first, same, other = (errand.folder for errand in ray.errands)
     assert first == same != other
+
+
+def test_code_of_the_user_is_sent_along(
+    ray: Played, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(user_code.CARRIED, "")
+    code = tmp_path / "mine_alone.py"
+    code.write_text(
+        "from torchbeast.algorithms import Impala\nclass Mine(Impala): ...\nmake = 'made'\n"
+    )
+    config = default_config(f"{code}:Mine")
+    config = dataclasses.replace(config, env=EnvConfig(env=f"{code}:make"))
+    place = nodes(tmp_path)
+    place.start(job(tmp_path, config))
+    code.unlink()  # no node has it
+    del sys.modules[f"{user_code.FILE_PREFIX}mine_alone"]
+    (news,) = place.poll()
+    assert news.exit_code == 0
+    ((_, found),) = Run.began
+    assert found == config
+    assert user_code.load(found.env.env) == "made"

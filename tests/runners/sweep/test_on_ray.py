@@ -48,10 +48,10 @@ class Swept:
         self.folder = path / name
         self.runs = [self.folder / f"impala-seed{seed}" for seed in (1, 2)]
         self.gate = path / f"{name} gate"
-        code = path / f"{name}.py"
-        code.write_text(CODE.format(gate=str(self.gate)))
+        self.code = path / f"{name}.py"
+        self.code.write_text(CODE.format(gate=str(self.gate)))
         where = ["--address", nodes.address, "--cluster_token", str(nodes.token), *more]
-        arguments = ["--env", f"{code}:make", "--savedir", str(path), "--xpid", name, *SMALL]
+        arguments = ["--env", f"{self.code}:make", "--savedir", str(path), "--xpid", name, *SMALL]
         self.command = [sys.executable, "-m", "torchbeast", "sweep", "impala", *arguments, *where]
         self.output = path / f"{name} output"
 
@@ -106,6 +106,7 @@ def a_lost_node_costs_what_came_after_the_checkpoint(
         assert list(far.glob("*/*/run.lock"))
         nodes.kill(first)
         shutil.rmtree(far)
+        swept.code.unlink()  # the new node never had it
         nodes.start()
         swept.gate.touch()
         assert process.wait(WAIT) == 0, swept.output.read_text()

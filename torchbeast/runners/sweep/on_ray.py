@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
 import shutil
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchbeast import user_code
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.cluster.session import connected
 from torchbeast.runners.config import ClusterConfig, RunConfig
@@ -44,7 +46,8 @@ class Report(NamedTuple):
 class Errand(NamedTuple):
     """What a node is told of a run."""
 
-    config: RunConfig
+    config: bytes  # a pickled RunConfig: its own classes may lie in ``code``
+    code: dict[str, str]  # the user's, by its path on the machine of the sweep
     path: Path  # its directory on the machine of the sweep
     mark: Path  # a file beside it: a node that sees it shares the folder
     folder: str  # name of the folder that nodes which do not share it make for the run
@@ -106,6 +109,7 @@ class RayNodes:
         self._id = _id_of(folder)
         self._cpus = cpus_per_run
         self._node_dir = node_dir
+        self._code: dict[tuple[str, ...], dict[str, str]] = {}
         self._running: dict[Path, tuple[Job, Any]] = {}
         self._last: dict[Path, News] = {}
 
@@ -115,9 +119,12 @@ class RayNodes:
 
     def start(self, job: Job) -> None:
         """Hands a run to the cluster, with what there is of it."""
-        newest = newest_checkpoint(job.path)
+        newest, names = newest_checkpoint(job.path), job.config.references()
+        if names not in self._code:  # once: another try has the same code
+            self._code[names] = user_code.carry_out(names)
         errand = Errand(
-            job.config,
+            pickle.dumps(job.config),
+            self._code[names],
             job.path,
             self._mark,
             uuid.uuid5(self._id, job.path.name).hex,
@@ -204,13 +211,15 @@ class Bell:
 
 def _run_on_node(errand: Errand, bell: Any) -> Iterator[Report]:
     """Yields reports of a run that goes on in a process of this node, until it has ended."""
+    user_code.carry_in(errand.code)
+    config: RunConfig = pickle.loads(errand.config)
     shared = errand.node_dir is None and errand.mark.exists()
     run = errand.path if shared else _folder_here(errand) / errand.path.name
     if not shared and errand.begun is not None and newest_checkpoint(run) < errand.newest:
         unpack(errand.begun, run)
     with claimed_cores(errand.cpus) as cores:
         where = " of ".join(filter(None, [described(cores), socket.gethostname()]))
-        process = RunProcess(run, errand.config, cores)
+        process = RunProcess(run, config, cores)
         try:
             yield from _reports(process, run, where, bell, shared)
         finally:
