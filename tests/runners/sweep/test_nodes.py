@@ -22,6 +22,7 @@ from torchbeast.envs import EnvConfig
 from torchbeast.runners.config import ClusterConfig, RunConfig, default_config
 from torchbeast.runners.sweep import Job, on_ray
 from torchbeast.runners.sweep.on_ray import Errand, RayNodes
+from torchbeast.runners.sweep.place import LOST
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed
 
 
@@ -44,10 +45,18 @@ class Bell:
         return types.SimpleNamespace(future=lambda: self.futures[name])
 
 
+class RayError(Exception):
+    """An error of Ray's; what was raised in a task is its ``cause``."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("\x1b[36mray::_run_on_node()\x1b[39m (pid=7, ip=10.0.0.1)")
+        self.cause = cause
+
+
 class Played:
     """Ray with one node: a task goes on where the sweep looks for its reports."""
 
-    exceptions = types.SimpleNamespace(RayError=KeyboardInterrupt)
+    exceptions = types.SimpleNamespace(RayError=RayError)
     get_runtime_context = util = unittest.mock.MagicMock()
 
     def __init__(self) -> None:
@@ -147,6 +156,20 @@ def test_a_sweep_of_the_same_name_is_another(ray: Played, tmp_path: pathlib.Path
     nodes(tmp_path).start(job(tmp_path))
     first, same, other = (errand.folder for errand in ray.errands)
     assert first == same != other
+
+
+def test_the_reason_of_a_task_that_failed_is_told(
+    ray: Played, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(report: on_ray.Report) -> None:
+        raise RayError(PermissionError(13, "Permission denied", "/node"))
+
+    monkeypatch.setattr(ray, "get", get)
+    place = nodes(tmp_path)
+    place.start(job(tmp_path))
+    (news,) = place.poll()
+    assert news.exit_code == LOST
+    assert news.message == "[Errno 13] Permission denied: '/node'"
 
 
 def test_code_of_the_user_is_sent_along(
