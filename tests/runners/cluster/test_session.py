@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 
-from torchbeast.runners.cluster.session import ray_reason
+from torchbeast.runners.cluster import session
+from torchbeast.runners.cluster.session import ClusterError, connected, ray_reason
 
 # As Ray 2.60 says it.
 TRACE = (
@@ -41,3 +44,25 @@ class TaskError(Exception):
 )
 def test_the_line_of_an_error_that_says_why(error: Exception, reason: str) -> None:
     assert ray_reason(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        (None, OSError("AF_UNIX path length cannot exceed 107 bytes"), ["this machine", "TMPDIR"]),
+        (None, RuntimeError("no port is free"), ["this machine", "no port is free", "--address"]),
+        ("head:6379", ConnectionError("nobody there"), ["--address head:6379", "`ray start`"]),
+    ],
+)
+def test_what_to_do_where_there_is_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, error: Exception, words: list[str]
+) -> None:
+    def init(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "_ray", lambda: types.SimpleNamespace(init=init))
+    with pytest.raises(ClusterError) as told, connected(address, None, trust_network=True):
+        pass
+    assert all(word in str(told.value) for word in words)
+    assert ("TMPDIR" in str(told.value)) == ("TMPDIR" in words)
+    assert "None" not in str(told.value)

@@ -53,10 +53,7 @@ def connected(address: str | None, token: str | None, trust_network: bool = Fals
         try:
             ray.init(**options, log_to_driver=False, configure_logging=False, namespace=_name())
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ClusterError(
-                f"expected a Ray cluster at --address {address}, got: {_last_line(error)}; start "
-                f"it with `ray start`, and give both sides one --cluster_token"
-            ) from error
+            raise ClusterError(_what_to_do(address, _last_line(error))) from error
         stack.callback(ray.shutdown)
         yield ray
 
@@ -131,6 +128,19 @@ def _credentials(token: str | None, trust_network: bool) -> Iterator[None]:
         )
     with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path)):
         yield
+
+
+def _what_to_do(address: str | None, why: str) -> str:
+    if address is None:
+        shorter = "set TMPDIR to a folder with a shorter name, or " if "AF_UNIX" in why else ""
+        return (
+            f"expected to start Ray on this machine, got: {why}; {shorter}name a running cluster "
+            f"with --address"
+        )
+    return (
+        f"expected a Ray cluster at --address {address}, got: {why}; start it with `ray start`, "
+        f"and give both sides one --cluster_token"
+    )
 
 
 def _object_store() -> int:
