@@ -15,6 +15,8 @@
 #SBATCH --signal=B:USR1@180
 # With GPUs: sbatch --gpus-per-node=1 deploy/slurm.sh ...
 set -euo pipefail
+# Since Slurm 22.05 `srun` does not ask for what `sbatch` was given: a step would get one core.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}

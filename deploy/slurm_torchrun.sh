@@ -13,6 +13,8 @@
 #SBATCH --signal=TERM@180
 # With GPUs: LEARNERS=8 sbatch --gpus-per-node=8 deploy/slurm_torchrun.sh ...
 set -euo pipefail
+# Since Slurm 22.05 `srun` does not ask for what `sbatch` was given: a step would get one core.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # Nobody who meets there is asked who he is: the nodes must be in a network that you trust.

@@ -185,6 +185,14 @@ def test_mistakes_are_told_before_anything_starts(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_cluster_that_would_stay_unused_is_refused(run: Run, tmp_path: pathlib.Path) -> None:
+    address = ["--address", "10.0.0.1:6379"]
+    refused(run("train", "impala", *CARTPOLE, "--xpid", "first", *address), "--runner cluster")
+    assert not (tmp_path / "first").exists()
+    train(run)
+    refused(run("resume", "first", *address), "--runner cluster")
+
+
 def test_wrong_names_are_told_the_nearest(run: Run, tmp_path: pathlib.Path) -> None:
     train(run)
     refused(run("trian"), "train")

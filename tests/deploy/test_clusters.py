@@ -20,9 +20,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 FAKES = {
     "scontrol": 'if [ "$1" = show ]; then printf "node1\\nnode2\\nnode3\\n"; fi',
     "hostname": "echo 10.0.0.7 10.1.0.7",
-    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "srun": 'echo "step of $SRUN_CPUS_PER_TASK cores" >> "$LOG"; '
+    'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "ray": 'stat -c "token %a" "$RAY_AUTH_TOKEN_PATH" >> "$LOG"; exec sleep 60',
-    "python": 'if [ "$1" = -c ]; then echo secret; else cat > /dev/null; fi',
+    "python": 'if [ "$1" = -c ]; then echo secret; exit; fi; cat > /dev/null; '
+    'until [ "$(grep -c ^token "$LOG")" = 2 ]; do sleep 0.02; done',
     "torchbeast": 'trap "exit 143" TERM; touch "$LOG.trains"; [ "$END" ] && exit "$END"; '
     "while true; do sleep 0.1; done",
     "torchrun": "exit 0",
@@ -45,6 +47,7 @@ def slurm(tmp_path: pathlib.Path) -> dict[str, str]:
         "SLURM_JOB_ID": "1234567",
         "SLURM_JOB_NODELIST": "node[1-3]",
         "SLURM_CPUS_PER_TASK": "16",
+        "SRUN_CPUS_PER_TASK": "",
     }
 
 
@@ -87,6 +90,7 @@ def test_a_ray_cluster_of_the_nodes_of_a_job(slurm: dict[str, str]) -> None:
     steps = [call for call in made if call[0] == "srun" and "ray" in call]
     assert any("--nodelist=node1" in call and "--head" in call for call in steps)
     assert any("--nodes=2" in call and "--exclude=node1" in call for call in steps)
+    assert made.count(["step", "of", "16", "cores"]) == 3
     assert made.count(["token", "600"]) == 2
     assert ["python", "-", "10.0.0.7:24567", "3"] in made  # waits for three nodes
     (run,) = [call for call in made if call[0] == "torchbeast"]
@@ -120,6 +124,7 @@ def test_torchrun_on_the_nodes_of_a_job(slurm: dict[str, str]) -> None:
     process = start("slurm_torchrun.sh", slurm | {"LEARNERS": "4"}, "train", "ppo")
     process.communicate(timeout=30)
     assert process.returncode == 0
+    assert ["step", "of", "16", "cores"] in calls(slurm)
     (run,) = [call for call in calls(slurm) if call[0] == "torchrun"]
     assert run[1:] == [
         *["--nnodes=3", "--nproc-per-node=4", "--rdzv-backend=c10d", "--rdzv-id=1234567"],

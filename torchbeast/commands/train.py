@@ -46,7 +46,10 @@ def train(arguments: Sequence[str]) -> int:
         )
         return 0
     config = train_config(name, f"torchbeast train {name}", rest)
-    return 0 if config is None else launch(config)
+    if config is None:
+        return 0
+    _refuse_unused_address(config)
+    return launch(config)
 
 
 def resume(arguments: Sequence[str]) -> int:
@@ -59,7 +62,10 @@ def resume(arguments: Sequence[str]) -> int:
         saved.output, xpid=path.name, savedir=str(path.parent), restart="resume"
     )
     base = dataclasses.replace(saved, output=output)
-    return launch(parse(base, f"torchbeast resume {path.name}", rest))
+    config = parse(base, f"torchbeast resume {path.name}", rest)
+    if config.cluster.address != base.cluster.address:
+        _refuse_unused_address(config)
+    return launch(config)
 
 
 def launch(config: RunConfig) -> int:
@@ -147,6 +153,15 @@ def config_of(path: Path) -> RunConfig:
         return load_config(path / "config.yaml")
     except ValueError as error:
         raise UsageError(f"{path}: its settings cannot be read: {error}", 7) from error
+
+
+def _refuse_unused_address(config: RunConfig) -> None:
+    address = config.cluster.address
+    if address is not None and config.cluster.runner != "cluster":
+        raise UsageError(
+            f"expected --runner cluster with --address {address}, got --runner machine, which "
+            f"trains on this machine; add --runner cluster, or leave --address out"
+        )
 
 
 def _prepare_directory(config: RunConfig) -> bool:

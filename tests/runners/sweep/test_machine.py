@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
+import itertools
 import math
 import os
 import pathlib
+import shutil
 import tarfile
+import threading
 
 import pytest
 
 from torchbeast.envs.vector import Episode
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.sweep import cores, local
+from torchbeast.runners.sweep import Job, cores, local
 from torchbeast.runners.sweep.progress import Progress, is_finished, read_progress
 from torchbeast.runners.sweep.travel import newest_checkpoint, packed, unpack
+from torchbeast.tools.files import StorageError
 from torchbeast.tools.logs import RunLog
 from torchbeast.tools.run_directory import RunDirectory
+
+
+def write(path: pathlib.Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+
+
+def names(run: pathlib.Path) -> list[str]:
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -45,6 +59,16 @@ def test_slots_that_the_machine_has_not(machine: None) -> None:
         local.slots_of_machine(11, 0)
     with pytest.raises(ConfigError, match="--gpus_per_run of at most 2"):
         local.slots_of_machine(1, 3)
+
+
+def test_a_run_that_cannot_start_takes_no_slot(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a-seed1"
+    path.write_text("a file where the directory should be")
+    place = local.LocalSlots([local.Slot((), ())])
+    with pytest.raises(StorageError, match="a-seed1"):
+        place.start(Job("a", {}, 1, RunConfig(), path))
+    assert place.free()
+    assert place.poll() == []
 
 
 def test_a_core_is_claimed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
@@ -93,24 +117,57 @@ def test_progress_is_read_from_the_end_of_the_log(tmp_path: pathlib.Path) -> Non
 
 def test_a_run_travels(tmp_path: pathlib.Path) -> None:
     run, there = tmp_path / "run", tmp_path / "far" / "run"
-    (run / "checkpoints" / "ckpt-000000000012").mkdir(parents=True)
-    (run / "checkpoints" / "ckpt-000000000012" / "rng.pt").write_bytes(b"x" * 1000)
-    (run / "checkpoints" / ".tmp-0").mkdir()
-    (run / "checkpoints" / ".tmp-0" / "half").write_bytes(b"")
-    (run / "logs.csv").write_text("a\n")
-    (run / "run.lock").write_text("mine")
-    data = packed(run)
-    there.mkdir(parents=True)
-    (there / "old").write_text("gone")
+    write(run / "checkpoints" / "ckpt-000000000012" / "rng.pt", 1000)
+    write(run / "checkpoints" / ".tmp-0" / "half", 1)
+    write(run / "logs.csv", 10)
+    write(run / "run.lock", 10)
+    write(there / "old", 10)
+    data, whole = packed(run)
+    assert whole
     unpack(data, there)
-    assert sorted(str(p.relative_to(there)) for p in there.rglob("*") if p.is_file()) == [
-        *["checkpoints/ckpt-000000000012/rng.pt", "logs.csv"]
-    ]
+    assert names(there) == ["checkpoints/ckpt-000000000012/rng.pt", "logs.csv"]
     assert newest_checkpoint(there) == "ckpt-000000000012"
     assert [p.name for p in there.parent.iterdir()] == ["run"]
-    unpack(packed(run, largest=500), there)
-    assert newest_checkpoint(there) == ""
-    assert (there / "logs.csv").read_text() == "a\n"
+
+
+def test_of_a_large_run_the_replay_stays_and_then_the_checkpoints(tmp_path: pathlib.Path) -> None:
+    run, there = tmp_path / "run", tmp_path / "far" / "run"
+    new = "checkpoints/ckpt-000000000500/rng.pt"
+    old = ["checkpoints/ckpt-000000000012/rng.pt", "replay-000000000012/ring.npy"]
+    for name, size in [(new, 1000), ("replay-000000000500/ring.npy", 1000), ("logs.csv", 10)]:
+        write(run / name, size)
+    for name in [*old, "lost.csv"]:
+        write(there / name, 1)
+    data, whole = packed(run, largest=500)
+    assert not whole
+    unpack(data, there)
+    assert names(there) == sorted([*old, "logs.csv"])  # what there is to go on from is kept
+    data, whole = packed(run, largest=1500)
+    assert not whole
+    unpack(data, there)
+    assert names(there) == [new, "logs.csv"]
+    assert packed(run)[1]
+
+
+def test_a_run_travels_while_it_replaces_checkpoints(tmp_path: pathlib.Path) -> None:
+    over = threading.Event()
+    write(tmp_path / "logs.csv", 10)
+
+    def replace() -> None:
+        for step in itertools.takewhile(lambda _: not over.is_set(), itertools.count()):
+            checkpoint = tmp_path / "checkpoints" / f"ckpt-{step:012d}"
+            for name in ("model.safetensors", "optim.pt", "rng.pt"):
+                write(checkpoint / name, 10)
+            shutil.rmtree(checkpoint)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        replacing = pool.submit(replace)
+        try:
+            for _ in range(1000):
+                packed(tmp_path)
+        finally:
+            over.set()
+        replacing.result()
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside"])

@@ -48,10 +48,10 @@ class Swept:
         self.folder = path / name
         self.runs = [self.folder / f"impala-seed{seed}" for seed in (1, 2)]
         self.gate = path / f"{name} gate"
-        code = path / f"{name}.py"
-        code.write_text(CODE.format(gate=str(self.gate)))
+        self.code = path / f"{name}.py"
+        self.code.write_text(CODE.format(gate=str(self.gate)))
         where = ["--address", nodes.address, "--cluster_token", str(nodes.token), *more]
-        arguments = ["--env", f"{code}:make", "--savedir", str(path), "--xpid", name, *SMALL]
+        arguments = ["--env", f"{self.code}:make", "--savedir", str(path), "--xpid", name, *SMALL]
         self.command = [sys.executable, "-m", "torchbeast", "sweep", "impala", *arguments, *where]
         self.output = path / f"{name} output"
 
@@ -103,15 +103,18 @@ def a_lost_node_costs_what_came_after_the_checkpoint(
     with swept.going_on() as process:
         until(swept.learns, WAIT, swept.output.read_text)
         assert not any((run / "run.lock").exists() for run in swept.runs)  # they are far away
+        assert list(far.glob("*/*/run.lock"))
         nodes.kill(first)
         shutil.rmtree(far)
+        swept.code.unlink()  # the new node never had it
         nodes.start()
         swept.gate.touch()
         assert process.wait(WAIT) == 0, swept.output.read_text()
     assert swept.states() == ["done", "done"]
     assert "will be tried again" in swept.output.read_text()
     assert swept.continued() == 1
-    assert all((far / "far_away" / run.name / "run.lock").exists() for run in swept.runs)
+    assert far.is_dir()
+    assert not list(far.iterdir())  # all came back
     assert not list(swept.folder.glob(".*"))
 
 

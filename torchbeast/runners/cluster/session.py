@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import tempfile
@@ -58,10 +59,7 @@ def connected(
         try:
             ray.init(**options, log_to_driver=False, configure_logging=False, namespace=_name())
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ClusterError(
-                f"expected a Ray cluster at --address {address}, got: {_last_line(error)}; start "
-                f"it with `ray start`, and give both sides one --cluster_token"
-            ) from error
+            raise ClusterError(_what_to_do(address, _last_line(error))) from error
         stack.callback(ray.shutdown)
         yield ray
 
@@ -77,6 +75,17 @@ def cpus(ray: Any) -> list[float]:
     if not found:
         raise ClusterError("expected a cluster with CPUs, got none; start a node with some")
     return found
+
+
+def ray_reason(error: BaseException) -> str:
+    """Returns the line of an error of Ray's that says why: no traceback, no colours, no advice."""
+    cause = getattr(error, "cause", None)  # what was raised in a task, in its own words
+    shown = error if cause is None else cause
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(shown)).strip()
+    lines = text.splitlines() or [type(shown).__name__]
+    if any(line.startswith('  File "') for line in lines):
+        return lines[-1]
+    return lines[0] if cause is not None else lines[0].partition(". ")[0].rstrip(".")
 
 
 def _ray() -> Any:
@@ -125,6 +134,19 @@ def _credentials(token: str | None, trust_network: bool) -> Iterator[None]:
         )
     with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path)):
         yield
+
+
+def _what_to_do(address: str | None, why: str) -> str:
+    if address is None:
+        shorter = "set TMPDIR to a folder with a shorter name, or " if "AF_UNIX" in why else ""
+        return (
+            f"expected to start Ray on this machine, got: {why}; {shorter}name a running cluster "
+            f"with --address"
+        )
+    return (
+        f"expected a Ray cluster at --address {address}, got: {why}; start it with `ray start`, "
+        f"and give both sides one --cluster_token"
+    )
 
 
 def _object_store() -> int:

@@ -68,10 +68,15 @@ class LocalSlots:
         return bool(self._free)
 
     def start(self, job: Job) -> None:
-        """Starts a run in a free slot, or continues it from its last checkpoint."""
-        slot = self._free.pop(0)
+        """Starts a run in a free slot, or continues it from its last checkpoint.
+
+        Raises:
+            StorageError: its directory cannot be written; the slot stays free.
+        """
+        slot = self._free[0]
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {}
-        self._running[RunProcess(job.path, job.config, slot.cores, gpus)] = job, slot
+        process = RunProcess(job.path, job.config, slot.cores, gpus)
+        self._running[process] = job, self._free.pop(0)
 
     def poll(self) -> list[News]:
         """Returns how far each run is, and which have ended."""

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-LARGEST = 1 << 30  # bytes of a run with checkpoints; without them where it is more
+LARGEST = 1 << 30  # bytes of a run that travels whole
 _STAYS = ("run.lock", "model.tar")  # the latter is the newest checkpoint in another format
 
 
-def packed(run: Path, largest: int = LARGEST) -> bytes:
-    """Returns the files of a run as a tar: logs, settings and checkpoints.
+def packed(run: Path, largest: int = LARGEST) -> tuple[bytes, bool]:
+    """Returns the files of a run as a tar, and whether that is all of logs, settings, checkpoints.
 
-    A run of more than ``largest`` bytes comes without its checkpoints.
+    Of a run of more than ``largest`` bytes the replay is left out, without which a checkpoint
+    goes on with an empty one; where that is not enough, the checkpoints too.
     """
-    files = [path for path in sorted(run.rglob("*")) if _goes(path.relative_to(run))]
-    size = sum(path.stat().st_size for path in files if path.is_file())
-    if size > largest:
-        files = [path for path in files if path.relative_to(run).parts[0] != "checkpoints"]
+    files = found = dict(_sizes(run))
+    for heavy in ("replay-", "checkpoints"):
+        if sum(files.values()) > largest:
+            files = {path: n for path, n in files.items() if not path.parts[0].startswith(heavy)}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in files:
             try:
-                data = path.read_bytes()  # at once: the run goes on writing
+                data = (run / path).read_bytes()  # at once: the run goes on writing
             except OSError:
-                continue  # a directory, or a checkpoint that a newer one replaced
-            entry = tarfile.TarInfo(str(path.relative_to(run)))
-            entry.size, entry.mtime = len(data), int(os.path.getmtime(run))
+                continue  # of a checkpoint that a newer one replaced
+            entry = tarfile.TarInfo(str(path))
+            entry.size, entry.mtime = len(data), int(time.time())
             tar.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+    return buffer.getvalue(), len(files) == len(found)
 
 
 def unpack(data: bytes, run: Path) -> None:
     """Puts the files that ``packed`` returned in place of the directory ``run``.
 
-    Nothing outside of it is written, and nothing in it runs.
+    Where they came without checkpoints, those of ``run`` stay, and its replay. Nothing outside of
+    ``run`` is written, and nothing in it runs.
 
     Raises:
         OSError: the disk does not take it; ``run`` is as it was.
@@ -53,6 +58,9 @@ def unpack(data: bytes, run: Path) -> None:
         if run.exists():
             run.rename(old)
         incoming.rename(run)
+        if not (run / "checkpoints").exists():
+            for path in (*old.glob("checkpoints"), *old.glob("replay-*")):
+                path.rename(run / path.name)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -61,6 +69,16 @@ def unpack(data: bytes, run: Path) -> None:
 def newest_checkpoint(run: Path) -> str:
     """Returns the name of the newest checkpoint of a run, "" if it has none."""
     return max((path.name for path in run.glob("checkpoints/ckpt-*")), default="")
+
+
+def _sizes(run: Path) -> Iterator[tuple[Path, int]]:
+    """Yields the files of a run that travel, relative to it, with their sizes."""
+    for folder, _, names in os.walk(run):  # unlike `rglob` it bears that folders vanish meanwhile
+        for path in (Path(folder, name) for name in sorted(names)):
+            with contextlib.suppress(OSError):
+                inside = path.relative_to(run)
+                if _goes(inside):
+                    yield inside, path.stat().st_size
 
 
 def _goes(path: Path) -> bool:
