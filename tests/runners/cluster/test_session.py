@@ -7,7 +7,8 @@ import types
 import pytest
 
 from torchbeast.runners.cluster import session
-from torchbeast.runners.cluster.session import ClusterError, connected, ray_reason
+from torchbeast.runners.cluster.session import ClusterError, connected
+from torchbeast.runners.cluster.told import reason
 
 # As Ray 2.60 says it.
 TRACE = (
@@ -27,7 +28,7 @@ class TaskError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "line"),
     [
         (TaskError(PermissionError(13, "Permission denied")), "[Errno 13] Permission denied"),
         (TaskError(ValueError("mine.py cannot be imported\n" + TRACE)), TRACE.splitlines()[-1]),
@@ -42,8 +43,8 @@ class TaskError(Exception):
         (ConnectionError(), "ConnectionError"),
     ],
 )
-def test_the_line_of_an_error_that_says_why(error: Exception, reason: str) -> None:
-    assert ray_reason(error) == reason
+def test_the_line_of_an_error_that_says_why(error: Exception, line: str) -> None:
+    assert reason(error) == line
 
 
 @pytest.mark.parametrize(

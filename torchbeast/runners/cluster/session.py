@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import pathlib
-import re
 import secrets
 import shutil
 import tempfile
@@ -75,17 +74,6 @@ def cpus(ray: Any) -> list[float]:
     if not found:
         raise ClusterError("expected a cluster with CPUs, got none; start a node with some")
     return found
-
-
-def ray_reason(error: BaseException) -> str:
-    """Returns the line of an error of Ray's that says why: no traceback, no colours, no advice."""
-    cause = getattr(error, "cause", None)  # what was raised in a task, in its own words
-    shown = error if cause is None else cause
-    text = re.sub(r"\x1b\[[\d;]*m", "", str(shown)).strip()
-    lines = text.splitlines() or [type(shown).__name__]
-    if any(line.startswith('  File "') for line in lines):
-        return lines[-1]
-    return lines[0] if cause is not None else lines[0].partition(". ")[0].rstrip(".")
 
 
 def _ray() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 def full_text(error: BaseException) -> str:
@@ -13,7 +13,10 @@ def full_text(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Returns why something failed, in a line: of what Ray says, the last one."""
-    cause = getattr(error, "cause", None)
-    lines = full_text(cause if isinstance(cause, BaseException) else error).splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    """Returns the line of an error of Ray's that says why: no traceback, no colours, no advice."""
+    cause = getattr(error, "cause", None)  # what was raised in a task, in its own words
+    shown = error if cause is None else cause
+    lines = full_text(shown).splitlines() or [type(shown).__name__]
+    if any(line.startswith('  File "') for line in lines):
+        return lines[-1]
+    return lines[0] if cause is not None else lines[0].partition(". ")[0].rstrip(".")

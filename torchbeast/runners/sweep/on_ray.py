@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from torchbeast import user_code
 from torchbeast.runners.checks import ConfigError
-from torchbeast.runners.cluster.session import connected, ray_reason
+from torchbeast.runners.cluster.session import connected
+from torchbeast.runners.cluster.told import reason
 from torchbeast.runners.config import ClusterConfig, RunConfig
 from torchbeast.runners.sweep.cores import claimed_cores, described
 from torchbeast.runners.sweep.place import LOST, Job, News
@@ -147,7 +148,7 @@ class RayNodes:
             except StopIteration:
                 self._lose(job, "it ended without a word")
             except ray.exceptions.RayError as error:
-                self._lose(job, ray_reason(error))
+                self._lose(job, reason(error))
             del self._running[path]
         # A run is over when its node has cleared up: another try may go there.
         over = self._last.keys() - self._running.keys()
