@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,14 @@ from .test_contract import PROBES, SOURCES, equal, stream
 grpc = pytest.importorskip("grpc")
 
 from torchbeast.envs import remote  # noqa: E402
-from torchbeast.envs.remote import EnvServer, RemoteEnv, ServerTLS, security, wire  # noqa: E402
+from torchbeast.envs.remote import (  # noqa: E402
+    EnvServer,
+    RemoteEnv,
+    ServerTLS,
+    client,
+    security,
+    wire,
+)
 from torchbeast.envs.remote.client import Server, Stream  # noqa: E402
 from torchbeast.envs.remote.protobuf import WireError  # noqa: E402
 
@@ -88,7 +96,7 @@ def test_a_server_says_its_name_and_is_told_the_end(address: str) -> None:
     told: list[bool] = []
     options = {"name": "Counting", "num_servers": 3, "on_done": lambda: told.append(True)}
     with served(COUNTING, address, **options) as server:
-        assert remote.ask(address) == (COUNTING_SPEC, "Counting", 3)
+        assert remote.ask(address) == (COUNTING_SPEC, "Counting", 3, 16)
         RemoteEnv(address, 2, 0).close()
         assert told == []  # who leaves may come back
         remote.say_done([address])
@@ -198,15 +206,31 @@ def test_versions_must_agree(address: str) -> None:
 
 
 def test_streams_and_environments_are_bounded(address: str) -> None:
-    with served(COUNTING, address, max_streams=1, max_envs=4):
+    told: list[bool] = []
+    options = {"max_streams": 1, "max_envs": 4, "on_done": lambda: told.append(True)}
+    with served(COUNTING, address, **options):
         with pytest.raises(EnvError, match=r"at most 4 environments in one stream, got 5"):
             RemoteEnv(address, 5, 0)
         env = RemoteEnv(address, 4, 0)
-        with pytest.raises(EnvError, match=r"within 0.5 s, got RESOURCE_EXHAUSTED"):
+        with pytest.raises(EnvError, match=r"the server is full: expected at most 1 streams"):
             RemoteEnv(address, 1, 0, connect_timeout=0.5)
+        assert remote.ask(address).max_streams == 1  # which takes no place
+        remote.say_done([address])
+        assert told == [True]
         env.reset()
         env.close()
         RemoteEnv(address, 1, 0).close()  # waits until the place is free
+
+
+def test_a_full_server_is_not_waited_for(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FULL_TIMEOUT", 0.3)
+    with served(COUNTING, address, max_streams=1):
+        env = RemoteEnv(address, 1, 0)
+        began = time.monotonic()
+        with pytest.raises(EnvError, match="raise --max_streams"):
+            RemoteEnv(address, 1, 0, connect_timeout=50)
+        assert time.monotonic() - began < 10
+        env.close()
 
 
 @pytest.mark.parametrize(

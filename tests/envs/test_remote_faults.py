@@ -237,6 +237,7 @@ def test_a_stream_without_a_word_gives_its_place_back(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "HELLO_TIMEOUT", 0.3)
+    monkeypatch.setattr(server, "SPARE", 0)
     with EnvServer(Watched, SPEC, address, max_streams=1):
         done = threading.Event()
         with grpc.insecure_channel(address, _options(1000)) as channel:

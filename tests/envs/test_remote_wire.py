@@ -120,10 +120,11 @@ def test_the_proto_file_is_what_is_spoken(tmp_path: pathlib.Path) -> None:
     assert all(getattr(wire, name) == flags[name].number for name in flags if name != "NONE")
     for space in SPACES:
         spec = EnvSpec(space, spaces.Discrete(2))
-        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec, "Pong", 3)))
+        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec, "Pong", 3, 16)))
         assert not welcome.FindInitializationErrors()
-        assert (welcome.welcome.name, welcome.welcome.num_servers) == ("Pong", 3)
-        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec, "Pong", 3)
+        told = welcome.welcome
+        assert (told.name, told.num_servers, told.max_streams) == ("Pong", 3, 16)
+        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec, "Pong", 3, 16)
 
 
 def test_messages_of_newer_and_broken_peers() -> None:

@@ -25,10 +25,15 @@ log = logging.getLogger("torchbeast")
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 ASKING = wire.Hello(wire.VERSION, 0, 0)  # only for the answer
+FULL_TIMEOUT = 5.0  # seconds in which one who left may be gone from a server that is full
 
 
 class Broken(Exception):
     """A stream ended, and another one may work."""
+
+
+class Full(Broken):
+    """The server has no place for a stream."""
 
 
 class Server(NamedTuple):
@@ -67,7 +72,7 @@ class Stream:
         """Returns the next message.
 
         Raises:
-            Broken: there is no server, or it is gone.
+            Broken: there is no server, or it is gone or full.
             EnvError: no message came in ``seconds``, or the server says what is wrong.
         """
         self._watchdog.expect(seconds)
@@ -84,8 +89,10 @@ class Stream:
                     f"none; an environment there is slow or hangs, or the machine is out of reach"
                 ) from None
             text = f"{error.code().name}: {error.details()}"
-            if error.code() in AWAY or (error.code() is FULL and not self._welcomed):
+            if error.code() in AWAY:
                 raise Broken(text) from None
+            if error.code() is FULL and not self._welcomed:
+                raise Full(text) from None
             raise EnvError(f"the server at {self._server.address} says {text}") from None
         finally:
             self._watchdog.relax()
@@ -104,6 +111,7 @@ class Found(NamedTuple):
     spec: EnvSpec  # of what it serves
     name: str  # of what it serves; "" if it does not say
     num_servers: int  # that were started together with it
+    max_streams: int  # with environments, that it takes at once; 0 if it does not say
 
 
 class RemoteEnv(VectorEnv):
@@ -284,7 +292,8 @@ def _connect(
     server: Server, hello: wire.Hello, max_bytes: int, seconds: float
 ) -> tuple[Stream, Found]:
     """Returns a stream that was welcomed, and by whom; waits for a server that is not there."""
-    deadline, pause = time.monotonic() + seconds, 0.05
+    began, pause = time.monotonic(), 0.05
+    deadline = began + seconds
     while True:
         with contextlib.ExitStack() as stack:
             stream = Stream(server, hello, max_bytes)
@@ -296,7 +305,10 @@ def _connect(
             except ValueError as error:
                 raise EnvError(f"{server.address}: {error}") from error
             except Broken as error:
-                if time.monotonic() + pause > deadline:
+                late = time.monotonic() + pause
+                if isinstance(error, Full) and late > min(deadline, began + FULL_TIMEOUT):
+                    raise EnvError(f"{server.address} says {error}") from None
+                if late > deadline:
                     raise EnvError(
                         f"expected an environment server at {server.address} within "
                         f"{seconds:.1f} s, got {error}; start it, or correct the address"
