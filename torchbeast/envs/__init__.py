@@ -21,6 +21,7 @@ __all__ = [
     "Step",
     "UnknownEnvironment",
     "VectorEnv",
+    "ask",
     "groups",
     "make",
     "names",
@@ -82,8 +83,8 @@ def make(
 def spec(config: EnvConfig) -> EnvSpec:
     """Returns what one environment shows and takes; makes one and closes it, or asks a server."""
     if config.env_servers:
-        token, certificate = config.env_token, config.env_certificate
-        return _remote().ask(config.env_servers[0], token, tls=certificate).spec
+        found: EnvSpec = ask(config, config.env_servers[0]).spec
+        return found
     native = _native_atari(config) or registry.native_vector(config) is not None
     if config.env_backend == "envpool" or native:
         vector = make(config, 1, 0, num_threads=1)
@@ -93,6 +94,16 @@ def spec(config: EnvConfig) -> EnvSpec:
     result = spec_of(env)
     env.close()
     return result
+
+
+def ask(config: EnvConfig, address: str) -> Any:
+    """Returns what one of ``config``'s servers says of itself, a ``remote.client.Found``.
+
+    Raises:
+        EnvError: it is not there within a minute, or refuses.
+        ValueError: the address, the token or the certificate is none.
+    """
+    return _remote().ask(address, config.env_token, tls=config.env_certificate)
 
 
 def say_done(config: EnvConfig) -> None:
