@@ -360,8 +360,11 @@ def test_nobody_without_the_token_makes_environments(
         env.close()
         assert made == [1]
     wrong.write_text("short")
-    with pytest.raises(ValueError, match="at least 16 visible characters"):
-        RemoteEnv(address, 1, 0, wrong)
+    for file in (wrong, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"--env_token .* at least 16 .* got {file}"):
+            RemoteEnv(address, 1, 0, file)
+        with pytest.raises(ValueError, match=f"--token .* got {file}"):
+            served(COUNTING, address, token=file).__enter__()
 
 
 def test_a_server_for_other_machines(token: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -386,6 +389,22 @@ def test_encrypted(tmp_path: pathlib.Path) -> None:
         env = RemoteEnv(server.address, 2, 0, tls=ours)
         assert env.reset().first.all()
         env.close()
-        for root in (other, None):
-            with pytest.raises(EnvError, match="UNAVAILABLE"):
-                RemoteEnv(server.address, 2, 0, tls=root, connect_timeout=0.5)
+        by_number = server.address.replace("localhost", "127.0.0.1")
+        for where, root, text in (
+            (server.address, other, f"is --env_certificate {other} that of the server"),
+            (server.address, None, "if the server encrypts, give --env_certificate"),
+            (by_number, ours, "made for the name or number in the address"),
+        ):
+            with pytest.raises(EnvError, match=f"UNAVAILABLE.*{text}"):
+                RemoteEnv(where, 2, 0, tls=root, connect_timeout=0.5)
+    with (
+        served(COUNTING, "localhost:0") as server,
+        pytest.raises(EnvError, match="does the server encrypt"),
+    ):
+        remote.ask(server.address, tls=ours, connect_timeout=0.5)
+    for mine in (ServerTLS(key, key), ServerTLS(ours, other), ServerTLS(f"{ours}.gone", key)):
+        with pytest.raises(ValueError, match=f"--certificate .* got {mine.certificate}"):
+            served(COUNTING, "localhost:0", tls=mine).__enter__()
+    for root in (key, f"{ours}.gone"):
+        with pytest.raises(ValueError, match=f"expected --env_certificate .* got {root}"):
+            remote.ask("localhost:1", tls=root)

@@ -82,9 +82,8 @@ class Servers:
     """
 
     def __init__(self, serving: Serving, addresses: Sequence[str], flag: str) -> None:
-        self._flag = flag
         self._done_at: float | None = None  # when a learner said so first
-        self._servers = [_Server(serving, address, len(addresses)) for address in addresses]
+        self._servers = [_Server(serving, address, len(addresses), flag) for address in addresses]
         deadline = time.monotonic() + START_TIMEOUT
         try:
             for server in self._servers:
@@ -135,7 +134,7 @@ class Servers:
         alive = server.worker.alive  # asked first: what a dead one said last still counts
         for kind, content in server.messages():
             if kind == "refused":
-                raise UsageError(f"{content} ({self._flag})")
+                raise UsageError(content)
             if kind == "listens":
                 server.listens = content
             elif kind == "done":
@@ -160,16 +159,17 @@ class Servers:
 class _Server:
     """One server as its supervisor sees it, over all the processes that take its place."""
 
-    def __init__(self, serving: Serving, address: str, num_servers: int) -> None:
+    def __init__(self, serving: Serving, address: str, num_servers: int, flag: str) -> None:
         self.address = address
         self.worker: Worker | None = None  # None between two
         self.listens = ""  # where; "" before it ever did
         self.told_done = False
         self.start_at = 0.0  # when the next one may begin
-        self._serving, self._num_servers = serving, num_servers
+        self._serving, self._num_servers, self._flag = serving, num_servers, flag
 
     def start(self) -> None:
-        args = (self._serving, self.listens or self.address, self._num_servers)
+        where = self.listens or self.address
+        args = (self._serving, where, self._num_servers, self._flag)
         self.worker = Worker(_serve, args, f"environments at {self.address}")
 
     def messages(self) -> list[tuple[str, Any]]:
@@ -188,8 +188,10 @@ class _Server:
         self.start_at = time.monotonic() + PAUSE
 
 
-def _serve(connection: Connection, serving: Serving, address: str, num_servers: int) -> None:
-    """Serves at ``address`` until the other end of ``connection`` is closed."""
+def _serve(
+    connection: Connection, serving: Serving, address: str, num_servers: int, flag: str
+) -> None:
+    """Serves at ``address``, which ``flag`` gave, until the other end of ``connection`` closes."""
     sending = threading.Lock()
 
     def tell(kind: str, content: Any = None) -> None:
@@ -215,7 +217,10 @@ def _serve(connection: Connection, serving: Serving, address: str, num_servers: 
             max_envs=serving.max_envs,
             max_streams=serving.max_streams,
         )
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except OSError as error:  # of the address: it is taken, or of another machine
+        tell("refused", f"{error} ({flag})")
+        return
+    except (ValueError, ModuleNotFoundError) as error:
         tell("refused", str(error))
         return
     with server:

@@ -135,7 +135,7 @@ class RemoteEnv(VectorEnv):
 
     Raises:
         EnvError: there is no server, or it refuses.
-        ValueError: the address or the token is none.
+        ValueError: the address, the token or the certificate is none.
     """
 
     def __init__(
@@ -246,6 +246,7 @@ def ask(
 
     Raises:
         EnvError: there is no server within ``connect_timeout`` seconds, or it refuses.
+        ValueError: the address, the token or the certificate is none.
     """
     return _ask(_server(address, token, tls), connect_timeout)
 
@@ -269,7 +270,7 @@ def say_done(
             stream.send(wire.DONE)
             with contextlib.closing(stream), contextlib.suppress(Broken):  # its end is the answer
                 stream.receive(connect_timeout)
-        except EnvError as error:
+        except (EnvError, ValueError) as error:
             log.warning("%s was not told that training is over: %s", address, error)
 
     # At once: some end as soon as one is told, and none waits for another that is away.
@@ -278,7 +279,9 @@ def say_done(
 
 
 def _server(address: str, token: str | os.PathLike[str] | None, root: str | None) -> Server:
-    text = None if token is None else security.read_token(token)
+    text = None if token is None else security.read_token(token, "--env_token")
+    if root is not None:
+        security.check_certificate(root)
     return Server(security.check_address(address), text, root)
 
 
@@ -312,9 +315,23 @@ def _connect(
                     raise EnvError(
                         f"expected an environment server at {server.address} within "
                         f"{seconds:.1f} s, got {error}; start it, or correct the address"
+                        f"{_about_certificates(server, str(error))}"
                     ) from None
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+def _about_certificates(server: Server, text: str) -> str:
+    """Returns what to do if the certificate is why nobody answers; "" if it is not."""
+    if server.root is None:
+        encrypted = "Socket closed" in text or "Connection reset" in text
+        return "; if the server encrypts, give --env_certificate" if encrypted else ""
+    if "handshake" not in text and "erification" not in text:
+        return ""
+    return (
+        f"; is --env_certificate {server.root} that of the server, made for the name or number in "
+        f"the address, and does the server encrypt (--certificate, --key)?"
+    )
 
 
 def _options(max_bytes: int) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import socket
+import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -60,19 +61,56 @@ def stays_here(address: str) -> bool:
         return False
 
 
-def read_token(path: str | os.PathLike[str]) -> str:
-    """Returns the token in a file.
+def read_token(path: str | os.PathLike[str], flag: str) -> str:
+    """Returns the token in a file, which was given with ``flag``.
 
     Raises:
         ValueError: it holds none: one line of at least 16 visible characters.
     """
-    token = pathlib.Path(path).read_text().strip()
+    token, got = "", str(path)
+    try:
+        token = pathlib.Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        got = f"{path}: {error}"
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"expected one line of at least 16 visible characters as the token in {path}; make "
-            f"one: python -c 'import secrets; print(secrets.token_hex())' > {path}"
+            f"expected {flag} to name a file with a token, one line of at least 16 visible "
+            f"characters, got {got}; make one: "
+            f"python -c 'import secrets; print(secrets.token_hex())' > {path}"
         )
     return token
+
+
+def check_certificate(path: str) -> None:
+    """Refuses a certificate by which no server can be known.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # also what OpenSSL says
+        raise ValueError(
+            f"expected --env_certificate to name a file (PEM) with a certificate, got {path}: "
+            f"{error}"
+        ) from error
+
+
+def check_own(tls: ServerTLS) -> None:
+    """Refuses a certificate and key that nothing can be encrypted with.
+
+    Raises:
+        ValueError: they are none, or not of each other.
+    """
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Without a password, OpenSSL would ask a person for that of a key that has one.
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+    except OSError as error:
+        raise ValueError(
+            f"expected --certificate and --key to name files (PEM) with a certificate and its key, "
+            f"not encrypted, got {tls.certificate} and {tls.key}: {error}"
+        ) from error
 
 
 def check_guarded(address: str, token: str | None, tls: Any) -> None:

@@ -59,8 +59,8 @@ class EnvServer:
             a client that vanished is noticed within a minute all the same.
 
     Raises:
-        ValueError: the address needs a token.
-        OSError: another server is at the address, or a file cannot be read.
+        ValueError: the address needs a token, or token or certificate are none.
+        OSError: another server is at the address.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class EnvServer:
         self._factory, self._spec, self._on_done = factory, spec, on_done
         welcome = wire.Welcome(wire.VERSION, spec, name, num_servers, max_streams)
         self._welcome = wire.encode_welcome(welcome)
-        self._token = None if token is None else security.read_token(token)
+        self._token = None if token is None else security.read_token(token, "--token")
         self._max_envs, self._idle_timeout = max_envs, idle_timeout
         self._max_streams = max_streams
         self._places = threading.Semaphore(max_streams)
         self._streams = 0
         self._changed = threading.Condition()
+        if tls is not None:
+            security.check_own(tls)
         security.check_guarded(security.check_address(address), self._token, tls)
         self._threads = ThreadPoolExecutor(max_streams + SPARE, "environments")
         self._server = grpc.server(
