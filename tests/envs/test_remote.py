@@ -286,6 +286,44 @@ def test_a_taken_address(kind: str, address: str) -> None:
         remote.ask(server.address)
 
 
+def listens(family: socket.AddressFamily, host: str) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        listener.bind((host, 0))
+    except OSError:
+        listener.close()
+        pytest.skip(f"this machine has no {host}")
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "ours"),
+    [
+        (socket.AF_INET, "127.0.0.1", "localhost"),  # of which [::1] is free
+        (socket.AF_INET6, "::1", "localhost"),
+        (socket.AF_INET6, "::1", "[::]"),
+        (socket.AF_INET6, "::1", "0.0.0.0"),  # gRPC listens at [::] for it
+    ],
+)
+def test_an_address_of_which_a_part_is_taken(
+    family: socket.AddressFamily, host: str, ours: str, token: pathlib.Path
+) -> None:
+    with listens(family, host) as taken:
+        where = f"{ours}:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="is alive there"), served(COUNTING, where, token=token):
+            pass
+
+
+def test_a_port_with_connections_of_a_dead_server_is_free() -> None:
+    with served(COUNTING, "127.0.0.1:0") as server:
+        env = RemoteEnv(server.address, 1, 0)
+        server.close()  # its end of the connection waits for a minute
+        with served(COUNTING, server.address):
+            assert env.reset().first.all()
+            env.close()
+
+
 def test_leftovers_and_strangers_at_a_path(address: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "s"
     (tmp_path / "s.lock").touch()  # of a dead server

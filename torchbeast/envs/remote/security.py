@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hmac
 import ipaddress
@@ -21,6 +22,8 @@ log = logging.getLogger("torchbeast")
 
 UNIX = "unix:"
 MAX_PATH = 103  # bytes of a path that every system takes for a socket
+WILDCARDS, LOOPBACK = ("0.0.0.0", "::"), ("127.0.0.1", "::1")
+SEVERAL = {"0.0.0.0": WILDCARDS, "::": WILDCARDS, "localhost": LOOPBACK}  # addresses of one name
 AUTHORIZATION = "authorization"  # the key of gRPC's metadata
 
 
@@ -158,6 +161,8 @@ def listen(server: grpc.Server, address: str, tls: ServerTLS | None) -> str:
     Raises:
         OSError: another server is there, or the address is not this machine's.
     """
+    if not address.startswith(UNIX):
+        _check_free(address)
     try:
         with _private_files():
             if tls is None:
@@ -171,6 +176,26 @@ def listen(server: grpc.Server, address: str, tls: ServerTLS | None) -> str:
             f"another address, or end the server that is there"
         ) from error
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _check_free(address: str) -> None:
+    """Refuses an address of which a part is taken: gRPC listens, in silence, at what is left.
+
+    For it, `localhost` is 127.0.0.1 and ::1, and a wildcard is every address of both kinds.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    for each in SEVERAL.get(host, [host]):
+        try:
+            found = socket.getaddrinfo(each, port, type=socket.SOCK_STREAM)
+            for family, kind, _, _, where in found:
+                with socket.socket(family, kind) as probe:
+                    # Connections of a server that died stay for a while, and are in nobody's way.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(where)
+        except OSError as error:  # what else is wrong with it, gRPC says
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(address) from error
 
 
 @contextlib.contextmanager
