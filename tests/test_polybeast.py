@@ -57,6 +57,7 @@ OURS = {
     "network",
     "env_token",
     "env_certificate",
+    "step_timeout",
 }
 TINY = "--num_actors 2 --batch_size 2 --unroll_length 5 --num_learner_threads 1"
 ENDLESS = [*TINY.split(), "--total_steps", "1G"]
@@ -80,7 +81,7 @@ def test_flags_and_defaults_are_the_ancestors() -> None:
 def test_flags_become_settings_of_impala() -> None:
     text = (
         "--num_actors 3 --batch_size 4 --max_learner_queue_size 7 --num_learner_threads 3 "
-        "--use_lstm --entropy_cost 0.01 --savedir /x --write_profiler_trace "
+        "--use_lstm --entropy_cost 0.01 --savedir /x --write_profiler_trace --step_timeout 300 "
         "--pipes_basename a:7,b:9"
     )
     flags = parse(polybeast_learner.Flags(), "polybeast_learner", text.split())
@@ -90,6 +91,7 @@ def test_flags_become_settings_of_impala() -> None:
     system, network = config.system, config.network
     assert (system.num_actors, system.num_buffers, system.torch_threads) == (3, 10, 3)
     assert (system.inference, system.inference_threads) == ("central", 2)
+    assert system.step_timeout == 300
     assert (network.network, network.use_lstm) == ("deep", True)
     assert (network.lstm_layers, network.lstm_size) == (1, 256)
     assert (config.env.env, config.env.env_servers) == ("Pong", tuple(where))

@@ -61,6 +61,8 @@ class Flags(ImpalaFlags):
     """A file with the token that the servers want."""
     env_certificate: str | None = None
     """A file (PEM) with the certificate that proves them; without it nothing is encrypted."""
+    step_timeout: float = 60.0
+    """Seconds that a step of the environments of a server, or of an actor, may take."""
 
 
 def addresses(flags: Flags) -> list[str]:

@@ -115,6 +115,17 @@ def test_one_that_is_away_is_named_and_not_waited_for(
     assert f"{address}.gone was not told" in caplog.text
 
 
+def test_a_step_may_take_as_long_as_the_run_says(address: str) -> None:
+    with served(COUNTING, address):
+        config = EnvConfig("Counting", env_servers=(address,))
+        env: Any = envs.make(config, 1, 0, step_timeout=300.0)
+        assert (env._step_timeout, env._start_timeout) == (300, 300)
+        env.close()
+    local: Any = envs.make(EnvConfig(f"{PROBES}:counting", env_workers=1), 1, 0, step_timeout=7.0)
+    assert local._step_timeout == 7
+    local.close()
+
+
 def test_over_tcp_on_a_free_port() -> None:
     with served(COUNTING, "127.0.0.1:0") as server:
         assert not server.address.endswith(":0")
