@@ -16,6 +16,7 @@ import pytest
 from processes import workers
 
 from torchbeast import cli
+from torchbeast.commands.servers import address_of
 
 pytest.importorskip("grpc")
 
@@ -66,6 +67,11 @@ def test_a_run_outlives_a_server(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.glob("s.*[0-9]"))  # no socket stays behind
     # What was served has the same name here: no server is needed to see it play.
     assert cli.main(["eval", "served", "--episodes", "1", "--savedir", str(tmp_path)]) == 0
+
+
+def test_each_of_several_servers_finds_a_free_port() -> None:
+    assert [address_of("h:0", i, "--address") for i in range(2)] == ["h:0", "h:0"]
+    assert [address_of("h:70", i, "--address") for i in range(2)] == ["h:70", "h:71"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:

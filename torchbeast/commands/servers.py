@@ -56,6 +56,8 @@ def check(serving: Serving) -> None:
 def address_of(first: str, index: int, flag: str) -> str:
     """Returns the address of one of several servers: the path gets .0, .1, ..., the port counts up.
 
+    Port 0 stays, for each to find a free one.
+
     Raises:
         UsageError: ``first``, given with ``flag``, is no address.
     """
@@ -64,7 +66,7 @@ def address_of(first: str, index: int, flag: str) -> str:
     host, _, port = first.rpartition(":")
     if not (host and port.isascii() and port.isdecimal()):
         raise UsageError(f"expected {flag} unix:/path or host:port, got {first!r}")
-    return f"{host}:{int(port) + index}"
+    return f"{host}:{int(port) and int(port) + index}"
 
 
 class Servers:
