@@ -145,6 +145,8 @@ def test_what_is_refused(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[st
     nowhere = ("--pipes_basename", "nowhere")
     for command in (polybeast, polybeast_env, polybeast_learner):
         assert "--pipes_basename unix:/path or host:port" in refused(capfd, command, *nowhere)
+    text = refused(capfd, polybeast_learner, "--pipes_basename", "a:7,b:7,c:7", "--num_actors", "2")
+    assert "each of the 3 machines of --pipes_basename, got --num_actors 2" in text
     with served(f"unix:{tmp_path}/p.0"):
         text = refused(capfd, polybeast_learner, *at, *runs)
         assert "at least 4 servers" in text

@@ -169,6 +169,13 @@ def check(flags: Flags) -> None:
     for flag in ("num_actors", "envs_per_actor", "num_inference_threads", "num_learner_threads"):
         if getattr(flags, flag) < 1:
             raise UsageError(f"expected --{flag} of at least 1, got {getattr(flags, flag)}")
+    machines = flags.pipes_basename.count(",") + 1
+    if flags.num_actors < machines:
+        raise UsageError(
+            f"expected an actor at least for each of the {machines} machines of --pipes_basename, "
+            f"got --num_actors {flags.num_actors}; raise it, or name fewer: servers without one "
+            f"are not told when training is over"
+        )
 
 
 def train(flags: Flags) -> int:
