@@ -139,6 +139,11 @@ def test_what_is_refused(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[st
     runs = ["--savedir", str(tmp_path)]
     text = refused(capfd, polybeast, *at, *runs, "--num_servers", "2")
     assert "--num_actors 4, got --num_servers 2" in text
+    text = refused(capfd, polybeast, *at, *runs, "--env_certificate", "x.pem")
+    assert "no --env_certificate" in text
+    text = refused(capfd, polybeast, *at, *runs, "--env_token", "none", "--env", "CartPole-v1")
+    assert "--env_token (of a run), got none" in text  # its own servers want it, too
+    assert "--pipes_basename" not in text
     assert "--num_actors of at least 1" in refused(capfd, polybeast, "--num_actors", "0")
     assert "--num_servers of at least 1" in refused(capfd, polybeast_env, "--num_servers", "0")
     assert "nearest" in refused(capfd, polybeast_env, *at, "--env", "Pongg")

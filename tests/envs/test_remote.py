@@ -410,7 +410,7 @@ def test_nobody_without_the_token_makes_environments(
         assert made == [1]
     wrong.write_text("short")
     for file in (wrong, tmp_path / "none"):
-        with pytest.raises(ValueError, match=f"--env_token .* at least 16 .* got {file}"):
+        with pytest.raises(ValueError, match=f"at least 16 .* --env_token .* got {file}"):
             RemoteEnv(address, 1, 0, file)
         with pytest.raises(ValueError, match=f"--token .* got {file}"):
             served(COUNTING, address, token=file).__enter__()

@@ -279,7 +279,7 @@ def say_done(
 
 
 def _server(address: str, token: str | os.PathLike[str] | None, root: str | None) -> Server:
-    text = None if token is None else security.read_token(token, "--env_token")
+    text = None if token is None else security.read_token(token)
     if root is not None:
         security.check_certificate(root)
     return Server(security.check_address(address), text, root)

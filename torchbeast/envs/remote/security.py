@@ -64,8 +64,8 @@ def stays_here(address: str) -> bool:
         return False
 
 
-def read_token(path: str | os.PathLike[str], flag: str) -> str:
-    """Returns the token in a file, which was given with ``flag``.
+def read_token(path: str | os.PathLike[str]) -> str:
+    """Returns the token in a file.
 
     Raises:
         ValueError: it holds none: one line of at least 16 visible characters.
@@ -77,8 +77,8 @@ def read_token(path: str | os.PathLike[str], flag: str) -> str:
         got = f"{path}: {error}"
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"expected {flag} to name a file with a token, one line of at least 16 visible "
-            f"characters, got {got}; make one: "
+            f"expected a file with a token, one line of at least 16 visible characters, for "
+            f"--token (of servers) or --env_token (of a run), got {got}; make one: "
             f"python -c 'import secrets; print(secrets.token_hex())' > {path}"
         )
     return token

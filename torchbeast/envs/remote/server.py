@@ -81,7 +81,7 @@ class EnvServer:
         self._factory, self._spec, self._on_done = factory, spec, on_done
         welcome = wire.Welcome(wire.VERSION, spec, name, num_servers, max_streams)
         self._welcome = wire.encode_welcome(welcome)
-        self._token = None if token is None else security.read_token(token, "--token")
+        self._token = None if token is None else security.read_token(token)
         self._max_envs, self._idle_timeout = max_envs, idle_timeout
         self._max_streams = max_streams
         self._places = threading.Semaphore(max_streams)
