@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 import time
@@ -18,6 +19,8 @@ from torchbeast.data.process import LogTo, Worker, close_workers
 log = logging.getLogger("torchbeast")
 
 START_TIMEOUT = 120.0  # seconds until a server must listen
+BEAT = 2.0  # seconds between two signs of life of a server
+SILENCE = 60.0  # seconds without one, after which a server counts as hung
 PAUSE = 1.0  # seconds before a server that died is replaced
 FAREWELL = 2.0  # seconds in which a learner that is done tells all servers, after the first
 
@@ -37,6 +40,9 @@ class Serving:
     """Environments of one connection at most."""
     max_streams: int = 16
     """Connections of one server at most."""
+    step_timeout: float = 60.0
+    """Seconds that a step of --env_workers may take, and that an environment may go on when its
+    client has left; then it counts as hung, and its worker, or the server, is replaced."""
 
 
 def check(serving: Serving) -> None:
@@ -47,6 +53,9 @@ def check(serving: Serving) -> None:
     """
     if (serving.certificate is None) != (serving.key is None):
         raise UsageError("expected --certificate and --key together; give both or none")
+    for flag in ("max_envs", "max_streams", "step_timeout"):
+        if not getattr(serving, flag) > 0:
+            raise UsageError(f"expected --{flag} above 0, got {getattr(serving, flag)}")
     try:
         envs.spec(serving.env)
     except ValueError as error:
@@ -72,7 +81,8 @@ def address_of(first: str, index: int, flag: str) -> str:
 class Servers:
     """A supervised process at each address, from the construction until ``close``.
 
-    What they log is logged here, where this process shows it. Call ``watch`` all the time.
+    One that dies, hangs, or cannot get rid of an environment that does, is replaced. What they log
+    is logged here, where this process shows it. Call ``watch`` all the time.
 
     Args:
         serving: what each serves.
@@ -118,7 +128,7 @@ class Servers:
         self.close()
 
     def watch(self, seconds: float) -> None:
-        """Replaces servers that died; returns after ``seconds``, sooner if something happened."""
+        """Replaces servers that died or hang; returns after ``seconds``, or when one speaks."""
         workers = [server.worker for server in self._servers if server.worker is not None]
         wait([x for w in workers for x in (w.connection, w.sentinel)], seconds)
         for server in self._servers:
@@ -137,6 +147,8 @@ class Servers:
         for kind, content in server.messages():
             if kind == "refused":
                 raise UsageError(content)
+            if kind in ("listens", "beat"):
+                server.due_at = time.monotonic() + SILENCE
             if kind == "listens":
                 server.listens = content
             elif kind == "done":
@@ -145,9 +157,9 @@ class Servers:
             elif kind == "log":
                 level, text = content
                 log.log(level, "%s", text)
-        if alive:
+        if alive and time.monotonic() < server.due_at:
             return
-        ended = server.worker.exit_text()
+        ended = "gave no sign of life" if alive else server.worker.exit_text()
         if not server.listens:  # and never did
             raise self._did_not_start(ended)
         log.warning("environments at %s: %s; starting another server", server.address, ended)
@@ -167,12 +179,14 @@ class _Server:
         self.listens = ""  # where; "" before it ever did
         self.told_done = False
         self.start_at = 0.0  # when the next one may begin
+        self.due_at = 0.0  # when it must have said something
         self._serving, self._num_servers, self._flag = serving, num_servers, flag
 
     def start(self) -> None:
         where = self.listens or self.address
         args = (self._serving, where, self._num_servers, self._flag)
         self.worker = Worker(_serve, args, f"environments at {self.address}")
+        self.due_at = time.monotonic() + START_TIMEOUT
 
     def messages(self) -> list[tuple[str, Any]]:
         """Returns what it said since the last call."""
@@ -208,7 +222,7 @@ def _serve(
         if serving.certificate is not None and serving.key is not None:
             tls = ServerTLS(serving.certificate, serving.key)
         server = EnvServer(
-            lambda num_envs, seed: envs.make(serving.env, num_envs, seed),
+            functools.partial(envs.make, serving.env, step_timeout=serving.step_timeout),
             envs.spec(serving.env),
             address,
             name=user_code.absolute(serving.env.name),
@@ -227,5 +241,12 @@ def _serve(
         return
     with server:
         tell("listens", server.address)
-        with contextlib.suppress(EOFError):
-            connection.recv()
+        while not connection.poll(BEAT):  # until it is closed
+            tell("beat")
+            if server.overdue() > serving.step_timeout:
+                log.warning(
+                    "an environment at %s still does not come back %g s after its client left "
+                    "(--step_timeout); the server ends, with all of its environments",
+                    *(server.address, serving.step_timeout),
+                )
+                return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +87,7 @@ class EnvServer:
         self._max_envs, self._idle_timeout = max_envs, idle_timeout
         self._max_streams = max_streams
         self._places = threading.Semaphore(max_streams)
-        self._streams = 0
+        self._streams: dict[Any, float] = {}  # when the client of each left; not yet: inf
         self._changed = threading.Condition()
         if tls is not None:
             security.check_own(tls)
@@ -125,10 +127,16 @@ class EnvServer:
         self._owned.close()
         return ended
 
+    def overdue(self) -> float:
+        """Returns the seconds that a stream has outlived its client: an environment hangs."""
+        with self._changed:
+            now = time.monotonic()
+            return max((now - left for left in self._streams.values()), default=-math.inf)
+
     def _play(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         peer = context.peer()
         watchdog = Watchdog(context.cancel)
-        self._count(1)
+        self._begin(context)
         try:
             self._admit(context)
             yield from self._converse(requests, watchdog)
@@ -142,7 +150,20 @@ class EnvServer:
             if watchdog.late:
                 log.warning("dropped %s, which said nothing for too long", peer)
             watchdog.close()
-            self._count(-1)
+            with self._changed:
+                del self._streams[context]
+                self._changed.notify_all()
+
+    def _begin(self, context: Any) -> None:
+        def left() -> None:
+            with self._changed:
+                if context in self._streams:
+                    self._streams[context] = time.monotonic()
+
+        with self._changed:
+            self._streams[context] = math.inf
+        if not context.add_callback(left):
+            left()
 
     def _admit(self, context: Any) -> None:
         if not security.admits(self._token, context.invocation_metadata()):
@@ -211,11 +232,6 @@ class EnvServer:
             yield
         finally:
             self._places.release()
-
-    def _count(self, change: int) -> None:
-        with self._changed:
-            self._streams += change
-            self._changed.notify_all()
 
 
 class _Answers:
