@@ -36,9 +36,9 @@ def met(config: RunConfig) -> EnvSpec:
         places = found[address].max_streams
         if places and needed > places:
             raise ValueError(
-                f"expected {needed} places at {address}, one for each group of environments of "
-                f"each actor and one for evaluation, got --max_streams {places}; start it with "
-                f"more, or more servers"
+                f"expected {needed} places at {address}, one for each group (--env_groups) of an "
+                f"actor (or learner that acts) and one for evaluation, got --max_streams "
+                f"{places}; start it with more, or start more servers"
             )
     return first.spec
 

@@ -310,7 +310,7 @@ def _connect(
             except Broken as error:
                 late = time.monotonic() + pause
                 if isinstance(error, Full) and late > min(deadline, began + FULL_TIMEOUT):
-                    raise EnvError(f"{server.address} says {error}") from None
+                    raise EnvError(f"the server at {server.address} says {error}") from None
                 if late > deadline:
                     raise EnvError(
                         f"expected an environment server at {server.address} within "
