@@ -57,6 +57,7 @@ OURS = {
     "network",
     "env_token",
     "env_certificate",
+    "step_timeout",
 }
 TINY = "--num_actors 2 --batch_size 2 --unroll_length 5 --num_learner_threads 1"
 ENDLESS = [*TINY.split(), "--total_steps", "1G"]
@@ -80,7 +81,7 @@ def test_flags_and_defaults_are_the_ancestors() -> None:
 def test_flags_become_settings_of_impala() -> None:
     text = (
         "--num_actors 3 --batch_size 4 --max_learner_queue_size 7 --num_learner_threads 3 "
-        "--use_lstm --entropy_cost 0.01 --savedir /x --write_profiler_trace "
+        "--use_lstm --entropy_cost 0.01 --savedir /x --write_profiler_trace --step_timeout 300 "
         "--pipes_basename a:7,b:9"
     )
     flags = parse(polybeast_learner.Flags(), "polybeast_learner", text.split())
@@ -90,6 +91,7 @@ def test_flags_become_settings_of_impala() -> None:
     system, network = config.system, config.network
     assert (system.num_actors, system.num_buffers, system.torch_threads) == (3, 10, 3)
     assert (system.inference, system.inference_threads) == ("central", 2)
+    assert system.step_timeout == 300
     assert (network.network, network.use_lstm) == ("deep", True)
     assert (network.lstm_layers, network.lstm_size) == (1, 256)
     assert (config.env.env, config.env.env_servers) == ("Pong", tuple(where))
@@ -137,12 +139,19 @@ def test_what_is_refused(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[st
     runs = ["--savedir", str(tmp_path)]
     text = refused(capfd, polybeast, *at, *runs, "--num_servers", "2")
     assert "--num_actors 4, got --num_servers 2" in text
+    text = refused(capfd, polybeast, *at, *runs, "--env_certificate", "x.pem")
+    assert "no --env_certificate" in text
+    text = refused(capfd, polybeast, *at, *runs, "--env_token", "none", "--env", "CartPole-v1")
+    assert "--env_token (of a run), got none" in text  # its own servers want it, too
+    assert "--pipes_basename" not in text
     assert "--num_actors of at least 1" in refused(capfd, polybeast, "--num_actors", "0")
     assert "--num_servers of at least 1" in refused(capfd, polybeast_env, "--num_servers", "0")
     assert "nearest" in refused(capfd, polybeast_env, *at, "--env", "Pongg")
     nowhere = ("--pipes_basename", "nowhere")
     for command in (polybeast, polybeast_env, polybeast_learner):
         assert "--pipes_basename unix:/path or host:port" in refused(capfd, command, *nowhere)
+    text = refused(capfd, polybeast_learner, "--pipes_basename", "a:7,b:7,c:7", "--num_actors", "2")
+    assert "each of the 3 machines of --pipes_basename, got --num_actors 2" in text
     with served(f"unix:{tmp_path}/p.0"):
         text = refused(capfd, polybeast_learner, *at, *runs)
         assert "at least 4 servers" in text

@@ -42,7 +42,12 @@ def train(flags: Flags) -> int:
             f"expected a server for each of --num_actors {learner.num_actors}, got --num_servers "
             f"{served.num_servers}; raise it, or lower --num_actors"
         )
-    serving = polybeast_env.serving(served.env)
+    if learner.env_certificate is not None:
+        raise UsageError(
+            "expected no --env_certificate for servers and learner on one machine; leave it out, "
+            "or start polybeast_env and polybeast_learner"
+        )
+    serving = polybeast_env.serving(served.env, token=learner.env_token)
     where = polybeast_env.addresses(learner.pipes_basename, served.num_servers)
     check(serving)
     servers = Servers(serving, where, "--pipes_basename")

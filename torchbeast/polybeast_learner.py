@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from gymnasium import spaces
 
+from torchbeast import envs
 from torchbeast.commands.ancestor import ImpalaFlags, impala, test
 from torchbeast.commands.errors import UsageError, ending
 from torchbeast.commands.flags import parse
@@ -60,6 +61,8 @@ class Flags(ImpalaFlags):
     """A file with the token that the servers want."""
     env_certificate: str | None = None
     """A file (PEM) with the certificate that proves them; without it nothing is encrypted."""
+    step_timeout: float = 60.0
+    """Seconds that a step of the environments of a server, or of an actor, may take."""
 
 
 def addresses(flags: Flags) -> list[str]:
@@ -76,24 +79,25 @@ def addresses(flags: Flags) -> list[str]:
 
 
 def meet(flags: Flags, where: Sequence[str]) -> tuple[str, EnvSpec]:
-    """Returns name and spec of what the servers serve, after waiting a minute for them at most.
+    """Returns name and spec of what the servers serve, asked of the first of each machine.
+
+    Waits a minute for each at most. That all serve the same is checked with the run's settings.
 
     Raises:
-        UsageError: they are too few, or do not serve the same, or not what the flags say.
+        UsageError: they are too few, or serve not what the flags say.
         EnvError: one is not there, or refuses.
     """
-    from torchbeast.envs import remote
-
     text = f"waiting for environment servers at {flags.pipes_basename}; start them: polybeast_env"
     patience = threading.Timer(PATIENCE, print, [text], {"flush": True})
     patience.daemon = True
     patience.start()
     machines = len(flags.pipes_basename.split(","))
     needed = -(-flags.num_actors // machines)  # on each
+    env = EnvConfig(env_token=flags.env_token, env_certificate=flags.env_certificate)
     try:
         found = []
-        for address in where:
-            server = remote.ask(address, flags.env_token, tls=flags.env_certificate)
+        for address in where[:machines]:
+            server = envs.ask(env, address)
             if server.num_servers < needed:
                 raise UsageError(
                     f"expected at least {needed} servers at {flags.pipes_basename}, one for each "
@@ -101,15 +105,11 @@ def meet(flags: Flags, where: Sequence[str]) -> tuple[str, EnvSpec]:
                     f"polybeast_env with --num_servers {needed}, or lower --num_actors"
                 )
             found.append(server)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     finally:
         patience.cancel()
     first = found[0]
-    for address, other in zip(where, found, strict=True):
-        if other[:2] != first[:2]:
-            raise UsageError(
-                f"expected servers of one environment, got {first.name} at {where[0]} and "
-                f"{other.name} at {address}; start them with the same --env"
-            )
     _check_actions(flags.num_actions, first.spec.action)
     return first.name or where[0], first.spec
 
@@ -169,6 +169,13 @@ def check(flags: Flags) -> None:
     for flag in ("num_actors", "envs_per_actor", "num_inference_threads", "num_learner_threads"):
         if getattr(flags, flag) < 1:
             raise UsageError(f"expected --{flag} of at least 1, got {getattr(flags, flag)}")
+    machines = flags.pipes_basename.count(",") + 1
+    if flags.num_actors < machines:
+        raise UsageError(
+            f"expected an actor at least for each of the {machines} machines of --pipes_basename, "
+            f"got --num_actors {flags.num_actors}; raise it, or name fewer: servers without one "
+            f"are not told when training is over"
+        )
 
 
 def train(flags: Flags) -> int:

@@ -53,6 +53,16 @@ def absolute(name: str) -> str:
     return f"{path.resolve()}:{attribute}" if where.endswith(".py") and path.is_file() else name
 
 
+def same(name: str, other: str) -> bool:
+    """Returns whether two names mean the same; a file may lie elsewhere on another machine."""
+    return _without_folder(name) == _without_folder(other)
+
+
+def _without_folder(name: str) -> str:
+    where, _, attribute = name.rpartition(":")
+    return f"{pathlib.PurePath(where).name}:{attribute}" if where.endswith(".py") else name
+
+
 def carry_out(names: Iterable[str]) -> dict[str, str]:
     """Returns the texts, by path, of the files that references among ``names`` lie in.
 

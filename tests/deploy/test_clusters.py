@@ -23,8 +23,9 @@ FAKES = {
     "srun": 'echo "step of $SRUN_CPUS_PER_TASK cores" >> "$LOG"; '
     'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "ray": 'stat -c "token %a" "$RAY_AUTH_TOKEN_PATH" >> "$LOG"; exec sleep 60',
-    "python": 'if [ "$1" = -c ]; then echo secret; exit; fi; cat > /dev/null; '
-    'until [ "$(grep -c ^token "$LOG")" = 2 ]; do sleep 0.02; done',
+    # The one that waits for the nodes does: else a fast run ends before they have written.
+    "python": 'if [ "$1" = -c ]; then echo secret; else cat > /dev/null; '
+    'while [ "$(grep -c "^token" "$LOG")" -lt 2 ]; do sleep 0.05; done; fi',
     "torchbeast": 'trap "exit 143" TERM; touch "$LOG.trains"; [ "$END" ] && exit "$END"; '
     "while true; do sleep 0.1; done",
     "torchrun": "exit 0",

@@ -87,7 +87,10 @@ def test_the_services_fit_together() -> None:
     assert secret.parent == pathlib.Path("/run/secrets")
     for service in SERVICES.values():
         assert secret.name in service["secrets"]
-        assert service["restart"] == "on-failure"  # not "always": training has an end
+        assert service["restart"] == "on-failure:5"  # training has an end, and some faults stay
+        assert service["init"]  # signals arrive, and what dies is buried
+        assert service["image"] == "torchbeast"
+    assert sum("build" in service for service in SERVICES.values()) == 1  # not the same one twice
     assert set(COMPOSE["secrets"]) == {secret.name}
     assert SERVICES["learner"]["depends_on"][host]["condition"] == "service_healthy"
     last = int(port) + served.served.num_servers - 1

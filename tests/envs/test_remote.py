@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,14 @@ from .test_contract import PROBES, SOURCES, equal, stream
 grpc = pytest.importorskip("grpc")
 
 from torchbeast.envs import remote  # noqa: E402
-from torchbeast.envs.remote import EnvServer, RemoteEnv, ServerTLS, security, wire  # noqa: E402
+from torchbeast.envs.remote import (  # noqa: E402
+    EnvServer,
+    RemoteEnv,
+    ServerTLS,
+    client,
+    security,
+    wire,
+)
 from torchbeast.envs.remote.client import Server, Stream  # noqa: E402
 from torchbeast.envs.remote.protobuf import WireError  # noqa: E402
 
@@ -88,7 +96,7 @@ def test_a_server_says_its_name_and_is_told_the_end(address: str) -> None:
     told: list[bool] = []
     options = {"name": "Counting", "num_servers": 3, "on_done": lambda: told.append(True)}
     with served(COUNTING, address, **options) as server:
-        assert remote.ask(address) == (COUNTING_SPEC, "Counting", 3)
+        assert remote.ask(address) == (COUNTING_SPEC, "Counting", 3, 16)
         RemoteEnv(address, 2, 0).close()
         assert told == []  # who leaves may come back
         remote.say_done([address])
@@ -105,6 +113,17 @@ def test_one_that_is_away_is_named_and_not_waited_for(
         remote.say_done([f"{address}.gone", address], connect_timeout=0.5)
     assert told == [True]
     assert f"{address}.gone was not told" in caplog.text
+
+
+def test_a_step_may_take_as_long_as_the_run_says(address: str) -> None:
+    with served(COUNTING, address):
+        config = EnvConfig("Counting", env_servers=(address,))
+        env: Any = envs.make(config, 1, 0, step_timeout=300.0)
+        assert (env._step_timeout, env._start_timeout) == (300, 300)
+        env.close()
+    local: Any = envs.make(EnvConfig(f"{PROBES}:counting", env_workers=1), 1, 0, step_timeout=7.0)
+    assert local._step_timeout == 7
+    local.close()
 
 
 def test_over_tcp_on_a_free_port() -> None:
@@ -198,15 +217,31 @@ def test_versions_must_agree(address: str) -> None:
 
 
 def test_streams_and_environments_are_bounded(address: str) -> None:
-    with served(COUNTING, address, max_streams=1, max_envs=4):
+    told: list[bool] = []
+    options = {"max_streams": 1, "max_envs": 4, "on_done": lambda: told.append(True)}
+    with served(COUNTING, address, **options):
         with pytest.raises(EnvError, match=r"at most 4 environments in one stream, got 5"):
             RemoteEnv(address, 5, 0)
         env = RemoteEnv(address, 4, 0)
-        with pytest.raises(EnvError, match=r"within 0.5 s, got RESOURCE_EXHAUSTED"):
+        with pytest.raises(EnvError, match=r"the server is full: expected at most 1 streams"):
             RemoteEnv(address, 1, 0, connect_timeout=0.5)
+        assert remote.ask(address).max_streams == 1  # which takes no place
+        remote.say_done([address])
+        assert told == [True]
         env.reset()
         env.close()
         RemoteEnv(address, 1, 0).close()  # waits until the place is free
+
+
+def test_a_full_server_is_not_waited_for(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FULL_TIMEOUT", 0.3)
+    with served(COUNTING, address, max_streams=1):
+        env = RemoteEnv(address, 1, 0)
+        began = time.monotonic()
+        with pytest.raises(EnvError, match="raise --max_streams"):
+            RemoteEnv(address, 1, 0, connect_timeout=50)
+        assert time.monotonic() - began < 10
+        env.close()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +295,44 @@ def test_a_taken_address(kind: str, address: str) -> None:
         assert env.reset().first.all()  # the first server goes on
         env.close()
         remote.ask(server.address)
+
+
+def listens(family: socket.AddressFamily, host: str) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        listener.bind((host, 0))
+    except OSError:
+        listener.close()
+        pytest.skip(f"this machine has no {host}")
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "ours"),
+    [
+        (socket.AF_INET, "127.0.0.1", "localhost"),  # of which [::1] is free
+        (socket.AF_INET6, "::1", "localhost"),
+        (socket.AF_INET6, "::1", "[::]"),
+        (socket.AF_INET6, "::1", "0.0.0.0"),  # gRPC listens at [::] for it
+    ],
+)
+def test_an_address_of_which_a_part_is_taken(
+    family: socket.AddressFamily, host: str, ours: str, token: pathlib.Path
+) -> None:
+    with listens(family, host) as taken:
+        where = f"{ours}:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="is alive there"), served(COUNTING, where, token=token):
+            pass
+
+
+def test_a_port_with_connections_of_a_dead_server_is_free() -> None:
+    with served(COUNTING, "127.0.0.1:0") as server:
+        env = RemoteEnv(server.address, 1, 0)
+        server.close()  # its end of the connection waits for a minute
+        with served(COUNTING, server.address):
+            assert env.reset().first.all()
+            env.close()
 
 
 def test_leftovers_and_strangers_at_a_path(address: str, tmp_path: pathlib.Path) -> None:
@@ -336,8 +409,11 @@ def test_nobody_without_the_token_makes_environments(
         env.close()
         assert made == [1]
     wrong.write_text("short")
-    with pytest.raises(ValueError, match="at least 16 visible characters"):
-        RemoteEnv(address, 1, 0, wrong)
+    for file in (wrong, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"at least 16 .* --env_token .* got {file}"):
+            RemoteEnv(address, 1, 0, file)
+        with pytest.raises(ValueError, match=f"--token .* got {file}"):
+            served(COUNTING, address, token=file).__enter__()
 
 
 def test_a_server_for_other_machines(token: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -362,6 +438,22 @@ def test_encrypted(tmp_path: pathlib.Path) -> None:
         env = RemoteEnv(server.address, 2, 0, tls=ours)
         assert env.reset().first.all()
         env.close()
-        for root in (other, None):
-            with pytest.raises(EnvError, match="UNAVAILABLE"):
-                RemoteEnv(server.address, 2, 0, tls=root, connect_timeout=0.5)
+        by_number = server.address.replace("localhost", "127.0.0.1")
+        for where, root, text in (
+            (server.address, other, f"is --env_certificate {other} that of the server"),
+            (server.address, None, "if the server encrypts, give --env_certificate"),
+            (by_number, ours, "made for the name or number in the address"),
+        ):
+            with pytest.raises(EnvError, match=f"UNAVAILABLE.*{text}"):
+                RemoteEnv(where, 2, 0, tls=root, connect_timeout=0.5)
+    with (
+        served(COUNTING, "localhost:0") as server,
+        pytest.raises(EnvError, match="does the server encrypt"),
+    ):
+        remote.ask(server.address, tls=ours, connect_timeout=0.5)
+    for mine in (ServerTLS(key, key), ServerTLS(ours, other), ServerTLS(f"{ours}.gone", key)):
+        with pytest.raises(ValueError, match=f"--certificate .* got {mine.certificate}"):
+            served(COUNTING, "localhost:0", tls=mine).__enter__()
+    for root in (key, f"{ours}.gone"):
+        with pytest.raises(ValueError, match=f"expected --env_certificate .* got {root}"):
+            remote.ask("localhost:1", tls=root)

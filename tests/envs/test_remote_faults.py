@@ -167,17 +167,20 @@ def test_other_environments_than_announced(address: str) -> None:
 
 
 def test_a_hung_environment(address: str) -> None:
-    with EnvServer(lambda n, seed: Watched(n, seed, 2), SPEC, address):
+    with EnvServer(lambda n, seed: Watched(n, seed, 2), SPEC, address) as server:
         env = RemoteEnv(address, 2, 0)
         env.reset()
         step(env)
+        assert server.overdue() < 0  # its client is there
         env._step_timeout = 0.4
         began = time.monotonic()
         with pytest.raises(EnvError, match=r"expected an answer from unix:.* within 0.4 s"):
             step(env)
         assert time.monotonic() - began < 3
         env.close()
+        soon(lambda: server.overdue() > 0.2)
         Watched.release.set()
+        soon(lambda: server.overdue() < 0)
 
 
 # Peers that come and go.
@@ -237,6 +240,7 @@ def test_a_stream_without_a_word_gives_its_place_back(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "HELLO_TIMEOUT", 0.3)
+    monkeypatch.setattr(server, "SPARE", 0)
     with EnvServer(Watched, SPEC, address, max_streams=1):
         done = threading.Event()
         with grpc.insecure_channel(address, _options(1000)) as channel:

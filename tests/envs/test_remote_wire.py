@@ -17,7 +17,9 @@ pytest.importorskip("grpc")
 from torchbeast.envs import remote
 from torchbeast.envs.remote import wire
 from torchbeast.envs.remote.frames import Joiner, Splitter
-from torchbeast.envs.remote.protobuf import Fields, WireError, array, data
+from torchbeast.envs.remote.protobuf import Fields, WireError, array, data, number, packed
+from torchbeast.envs.remote.spaces import BOX as BOX_KIND
+from torchbeast.envs.remote.spaces import TUPLE as TUPLE_KIND
 from torchbeast.envs.remote.spaces import decode_space, encode_space
 
 PROTO = pathlib.Path(remote.__file__).parent / "protocol.proto"
@@ -65,6 +67,37 @@ def test_spaces_come_back(space: spaces.Space[Any]) -> None:
     if isinstance(space, spaces.Box):
         assert again.low.tolist() == space.low.tolist()  # == of spaces is only nearly equal
         assert again.high.tolist() == space.high.tolist()
+
+
+@pytest.mark.parametrize("shape", [[1 << 44], [1 << 63, 4], [1 << 63, 0], [1 << 27, 1 << 27]])
+def test_a_space_that_is_too_large_is_not_made(shape: list[int]) -> None:
+    box = number(1, BOX_KIND) + data(2, [b"uint8"]) + packed(3, shape)
+    box += data(4, [b"\0"]) + data(5, [b"\xff"])
+    with pytest.raises(WireError, match="expected a space of at most"):
+        decode_space(memoryview(b"".join(box)))
+    welcome = number(1, wire.VERSION) + data(2, box) + data(3, encode_space(spaces.Discrete(2)))
+    with pytest.raises(WireError, match="expected a space of at most"):
+        wire.decode_welcome(b"".join(data(1, welcome)))
+
+
+def test_all_arrays_of_a_space_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchbeast.envs.remote.spaces.MAX_ELEMENTS", 10)
+    four = spaces.Box(0, 1, (2, 2))
+    decode_space(memoryview(b"".join(encode_space(spaces.Tuple([four] * 2)))))
+    with pytest.raises(WireError, match="expected a space of at most 10 numbers"):
+        decode_space(memoryview(b"".join(encode_space(spaces.Tuple([four] * 3)))))
+
+
+def test_spaces_in_spaces_have_a_limit() -> None:
+    space: Any = spaces.Discrete(2)
+    for _ in range(32):
+        space = spaces.Tuple([space])
+    message = b"".join(encode_space(space))
+    assert decode_space(memoryview(message)) == space
+    for _ in range(5000):
+        message = b"".join(number(1, TUPLE_KIND) + data(7, [message]))
+    with pytest.raises(WireError, match="expected at most 32 spaces in each other"):
+        decode_space(memoryview(message))
 
 
 # Made with Google's implementation from protocol.proto: what other languages send and expect.
@@ -120,10 +153,11 @@ def test_the_proto_file_is_what_is_spoken(tmp_path: pathlib.Path) -> None:
     assert all(getattr(wire, name) == flags[name].number for name in flags if name != "NONE")
     for space in SPACES:
         spec = EnvSpec(space, spaces.Discrete(2))
-        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec, "Pong", 3)))
+        welcome = reply.FromString(wire.encode_welcome(wire.Welcome(1, spec, "Pong", 3, 16)))
         assert not welcome.FindInitializationErrors()
-        assert (welcome.welcome.name, welcome.welcome.num_servers) == ("Pong", 3)
-        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec, "Pong", 3)
+        told = welcome.welcome
+        assert (told.name, told.num_servers, told.max_streams) == ("Pong", 3, 16)
+        assert wire.decode_welcome(welcome.SerializeToString()) == (1, spec, "Pong", 3, 16)
 
 
 def test_messages_of_newer_and_broken_peers() -> None:

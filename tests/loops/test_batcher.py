@@ -179,6 +179,35 @@ def test_outputs_that_do_not_fit_are_refused_and_can_be_set_again():
         batch.set_outputs(torch.ones(1, 1, 2))
 
 
+def test_outputs_that_cannot_be_cut_leave_nobody_waiting():
+    batcher = DynamicBatcher(check_outputs=False)
+    answer = batcher.submit(torch.ones(1, 1))
+    batch = next(batcher)
+    with pytest.raises(IndexError):
+        batch.set_outputs(torch.ones(1))
+    batch.set_outputs(torch.ones(1, 1))
+    assert answer.result(0) == 1
+
+
+@pytest.mark.parametrize("how", ["answered", "dropped", "closed"])
+def test_a_caller_who_cancelled_is_in_nobodys_way(how):
+    batcher = DynamicBatcher()
+    cancelled, other = (batcher.submit(torch.ones(1, 1)) for _ in range(2))
+    assert cancelled.cancel()
+    if how == "closed":
+        batcher.close()
+        assert isinstance(other.exception(0), ClosedBatchingQueue)
+        return
+    batch = next(batcher)
+    if how == "answered":
+        batch.set_outputs(batch.get_inputs())
+        assert other.result(0) == 1
+    else:
+        del batch
+        gc.collect()
+        assert isinstance(other.exception(0), AsyncError)
+
+
 def test_many_threads_are_all_answered_once():
     batcher = DynamicBatcher(batch_dim=0)
 

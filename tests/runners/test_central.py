@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from runners.rows import Continuity, check_rows, take
 
 from torchbeast.loops.alternating import in_groups
 from torchbeast.runners.async_ import ActorFailed
-from torchbeast.runners.inference import Central
+from torchbeast.runners.inference import Central, Desk
 from torchbeast.runners.process import actor_seed
 
 
@@ -110,6 +111,16 @@ def test_a_broken_server_is_made_anew(run, tmp_path, caplog, kind):
     assert "inference server (incarnation 0, seed" in record.message
     assert pool.metrics()["inference_restarts"] == 1
     assert pool.metrics()["actor_restarts"] == 0
+
+
+def test_an_event_of_an_old_pipe_is_not_awaited_on_the_new_one():
+    desk = object.__new__(Desk)
+    old, new = socket.socketpair()  # the new one came with the same events
+    new.settimeout(1)  # it says nothing
+    with old, new:
+        desk._pipes = {0: new}
+        desk._hear(0, old)
+        assert desk._pipes == {0: new}
 
 
 def test_too_many_restarts_end_the_run_with_the_traceback(run, tmp_path):

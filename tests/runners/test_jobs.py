@@ -45,12 +45,12 @@ def test_servers_that_cannot_be_shared_equally() -> None:
 def test_an_actor_has_environments_on_its_servers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def make(env: EnvConfig, num_envs: int, seed: int, num_threads: int) -> Any:
-        asked.append((env.env_servers, num_envs))
+    def make(env: EnvConfig, num_envs: int, seed: int, **options: Any) -> Any:
+        asked.append((env.env_servers, num_envs, options))
         raise ConnectionError
 
     monkeypatch.setattr(jobs.envs, "make", make)
-    run = config("abcd", num_actors=4)
+    run = config("abcd", num_actors=4, step_timeout=300.0)
     with pytest.raises(ConnectionError):
         jobs.make_envs(run, 1, 8, seed=1, actor=2)
-    assert asked == [(("c",), 8)]
+    assert asked == [(("c",), 8, {"num_threads": 1, "step_timeout": 300.0})]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 import time
@@ -18,6 +19,8 @@ from torchbeast.data.process import LogTo, Worker, close_workers
 log = logging.getLogger("torchbeast")
 
 START_TIMEOUT = 120.0  # seconds until a server must listen
+BEAT = 2.0  # seconds between two signs of life of a server
+SILENCE = 60.0  # seconds without one, after which a server counts as hung, at least
 PAUSE = 1.0  # seconds before a server that died is replaced
 FAREWELL = 2.0  # seconds in which a learner that is done tells all servers, after the first
 
@@ -37,6 +40,9 @@ class Serving:
     """Environments of one connection at most."""
     max_streams: int = 16
     """Connections of one server at most."""
+    step_timeout: float = 60.0
+    """Seconds that a step of --env_workers may take, and that an environment may go on when its
+    client has left; then it counts as hung, and its worker, or the server, is replaced."""
 
 
 def check(serving: Serving) -> None:
@@ -47,6 +53,9 @@ def check(serving: Serving) -> None:
     """
     if (serving.certificate is None) != (serving.key is None):
         raise UsageError("expected --certificate and --key together; give both or none")
+    for flag in ("max_envs", "max_streams", "step_timeout"):
+        if not getattr(serving, flag) > 0:
+            raise UsageError(f"expected --{flag} above 0, got {getattr(serving, flag)}")
     try:
         envs.spec(serving.env)
     except ValueError as error:
@@ -56,6 +65,8 @@ def check(serving: Serving) -> None:
 def address_of(first: str, index: int, flag: str) -> str:
     """Returns the address of one of several servers: the path gets .0, .1, ..., the port counts up.
 
+    Port 0 stays, for each to find a free one.
+
     Raises:
         UsageError: ``first``, given with ``flag``, is no address.
     """
@@ -64,13 +75,14 @@ def address_of(first: str, index: int, flag: str) -> str:
     host, _, port = first.rpartition(":")
     if not (host and port.isascii() and port.isdecimal()):
         raise UsageError(f"expected {flag} unix:/path or host:port, got {first!r}")
-    return f"{host}:{int(port) + index}"
+    return f"{host}:{int(port) and int(port) + index}"
 
 
 class Servers:
     """A supervised process at each address, from the construction until ``close``.
 
-    What they log is logged here, where this process shows it. Call ``watch`` all the time.
+    One that dies, hangs, or cannot get rid of an environment that does, is replaced. What they log
+    is logged here, where this process shows it. Call ``watch`` all the time.
 
     Args:
         serving: what each serves.
@@ -82,9 +94,8 @@ class Servers:
     """
 
     def __init__(self, serving: Serving, addresses: Sequence[str], flag: str) -> None:
-        self._flag = flag
         self._done_at: float | None = None  # when a learner said so first
-        self._servers = [_Server(serving, address, len(addresses)) for address in addresses]
+        self._servers = [_Server(serving, address, len(addresses), flag) for address in addresses]
         deadline = time.monotonic() + START_TIMEOUT
         try:
             for server in self._servers:
@@ -117,10 +128,14 @@ class Servers:
         self.close()
 
     def watch(self, seconds: float) -> None:
-        """Replaces servers that died; returns after ``seconds``, sooner if something happened."""
+        """Replaces servers that died or hang; returns after ``seconds``, or when one speaks."""
         workers = [server.worker for server in self._servers if server.worker is not None]
+        began = time.monotonic()
         wait([x for w in workers for x in (w.connection, w.sentinel)], seconds)
+        # Silence is what was listened to: all may have been suspended together.
+        listened = min(time.monotonic() - began, seconds)
         for server in self._servers:
+            server.silent += listened
             self._look_at(server)
 
     def close(self) -> None:
@@ -135,18 +150,20 @@ class Servers:
         alive = server.worker.alive  # asked first: what a dead one said last still counts
         for kind, content in server.messages():
             if kind == "refused":
-                raise UsageError(f"{content} ({self._flag})")
+                raise UsageError(content)
+            if kind in ("listens", "beat"):
+                server.silent = 0.0
             if kind == "listens":
-                server.listens = content
+                server.listens, server.up = content, True
             elif kind == "done":
                 server.told_done = True
                 self._done_at = self._done_at or time.monotonic()
             elif kind == "log":
                 level, text = content
                 log.log(level, "%s", text)
-        if alive:
+        if alive and not server.hangs:
             return
-        ended = server.worker.exit_text()
+        ended = "gave no sign of life" if alive else server.worker.exit_text()
         if not server.listens:  # and never did
             raise self._did_not_start(ended)
         log.warning("environments at %s: %s; starting another server", server.address, ended)
@@ -160,17 +177,27 @@ class Servers:
 class _Server:
     """One server as its supervisor sees it, over all the processes that take its place."""
 
-    def __init__(self, serving: Serving, address: str, num_servers: int) -> None:
+    def __init__(self, serving: Serving, address: str, num_servers: int, flag: str) -> None:
         self.address = address
         self.worker: Worker | None = None  # None between two
         self.listens = ""  # where; "" before it ever did
         self.told_done = False
         self.start_at = 0.0  # when the next one may begin
-        self._serving, self._num_servers = serving, num_servers
+        self.silent = 0.0  # seconds that were listened since its last sign of life
+        self.up = False  # this process listens
+        self._serving, self._num_servers, self._flag = serving, num_servers, flag
 
     def start(self) -> None:
-        args = (self._serving, self.listens or self.address, self._num_servers)
+        where = self.listens or self.address
+        args = (self._serving, where, self._num_servers, self._flag)
         self.worker = Worker(_serve, args, f"environments at {self.address}")
+        self.silent, self.up = 0.0, False
+
+    @property
+    def hangs(self) -> bool:
+        """Returns whether it gave no sign of life for longer than any server needs."""
+        most = max(SILENCE, self._serving.step_timeout) if self.up else START_TIMEOUT
+        return self.silent > most
 
     def messages(self) -> list[tuple[str, Any]]:
         """Returns what it said since the last call."""
@@ -188,8 +215,10 @@ class _Server:
         self.start_at = time.monotonic() + PAUSE
 
 
-def _serve(connection: Connection, serving: Serving, address: str, num_servers: int) -> None:
-    """Serves at ``address`` until the other end of ``connection`` is closed."""
+def _serve(
+    connection: Connection, serving: Serving, address: str, num_servers: int, flag: str
+) -> None:
+    """Serves at ``address``, which ``flag`` gave, until the other end of ``connection`` closes."""
     sending = threading.Lock()
 
     def tell(kind: str, content: Any = None) -> None:
@@ -204,7 +233,7 @@ def _serve(connection: Connection, serving: Serving, address: str, num_servers: 
         if serving.certificate is not None and serving.key is not None:
             tls = ServerTLS(serving.certificate, serving.key)
         server = EnvServer(
-            lambda num_envs, seed: envs.make(serving.env, num_envs, seed),
+            functools.partial(envs.make, serving.env, step_timeout=serving.step_timeout),
             envs.spec(serving.env),
             address,
             name=user_code.absolute(serving.env.name),
@@ -215,10 +244,20 @@ def _serve(connection: Connection, serving: Serving, address: str, num_servers: 
             max_envs=serving.max_envs,
             max_streams=serving.max_streams,
         )
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except OSError as error:  # of the address: it is taken, or of another machine
+        tell("refused", f"{error} ({flag})")
+        return
+    except (ValueError, ModuleNotFoundError) as error:
         tell("refused", str(error))
         return
     with server:
         tell("listens", server.address)
-        with contextlib.suppress(EOFError):
-            connection.recv()
+        while not connection.poll(BEAT):  # until it is closed
+            tell("beat")
+            if server.overdue() > serving.step_timeout:
+                log.warning(
+                    "an environment at %s still does not come back %g s after its client left "
+                    "(--step_timeout); the server ends, with all of its environments",
+                    *(server.address, serving.step_timeout),
+                )
+                return

@@ -21,6 +21,7 @@ __all__ = [
     "Step",
     "UnknownEnvironment",
     "VectorEnv",
+    "ask",
     "groups",
     "make",
     "names",
@@ -36,6 +37,7 @@ def make(
     *,
     num_threads: int | None = None,
     render: bool = False,
+    step_timeout: float = 60.0,
 ) -> VectorEnv:
     """Returns ``num_envs`` environments, not yet reset; those of servers are of the first one.
 
@@ -45,6 +47,7 @@ def make(
         seed: each environment gets its own, derived from this one.
         num_threads: in place of ``config.env_threads``.
         render: make environment 0 able to ``render()``; keeps it in this process.
+        step_timeout: seconds that a step of servers or of ``env_workers`` may take.
 
     Raises:
         UnknownEnvironment: nothing has this name, or its package is not installed.
@@ -53,9 +56,15 @@ def make(
     if num_envs < 1:
         raise ValueError(f"expected at least one environment, got --num_envs={num_envs}")
     if config.env_servers:
-        token, certificate = config.env_token, config.env_certificate
-        address = config.env_servers[0]
-        return _remote().RemoteEnv(address, num_envs, seed, token, tls=certificate)
+        return _remote().RemoteEnv(
+            config.env_servers[0],
+            num_envs,
+            seed,
+            config.env_token,
+            tls=config.env_certificate,
+            start_timeout=max(120.0, step_timeout),
+            step_timeout=step_timeout,
+        )
     threads = config.env_threads if num_threads is None else num_threads
     if config.env_backend == "envpool":
         from torchbeast.envs.envpool import EnvpoolEnv
@@ -71,7 +80,7 @@ def make(
     if config.env_workers and not render:
         from torchbeast.envs.processes import ProcessEnv
 
-        return ProcessEnv(config, spec(config), num_envs, seed)
+        return ProcessEnv(config, spec(config), num_envs, seed, step_timeout=step_timeout)
     together = registry.native_vector(config)
     if together is not None and not render:  # a native vector cannot draw only environment 0
         return NativeEnv(together, num_envs, seed)
@@ -82,8 +91,8 @@ def make(
 def spec(config: EnvConfig) -> EnvSpec:
     """Returns what one environment shows and takes; makes one and closes it, or asks a server."""
     if config.env_servers:
-        token, certificate = config.env_token, config.env_certificate
-        return _remote().ask(config.env_servers[0], token, tls=certificate).spec
+        found: EnvSpec = ask(config, config.env_servers[0]).spec
+        return found
     native = _native_atari(config) or registry.native_vector(config) is not None
     if config.env_backend == "envpool" or native:
         vector = make(config, 1, 0, num_threads=1)
@@ -93,6 +102,16 @@ def spec(config: EnvConfig) -> EnvSpec:
     result = spec_of(env)
     env.close()
     return result
+
+
+def ask(config: EnvConfig, address: str) -> Any:
+    """Returns what one of ``config``'s servers says of itself, a ``remote.client.Found``.
+
+    Raises:
+        EnvError: it is not there within a minute, or refuses.
+        ValueError: the address, the token or the certificate is none.
+    """
+    return _remote().ask(address, config.env_token, tls=config.env_certificate)
 
 
 def say_done(config: EnvConfig) -> None:

@@ -77,6 +77,10 @@ class Request(NamedTuple):
     width: int
     answer: Future[Tree]
 
+    def wanted(self) -> bool:
+        """Returns whether the answer, which comes now, was not cancelled; asked once."""
+        return self.answer.set_running_or_notify_cancel()
+
 
 class DynamicBatcher:
     """Puts requests of many threads side by side, so that a model answers them at once.
@@ -199,7 +203,8 @@ class DynamicBatcher:
         if self._closed:
             error = ClosedBatchingQueue("Batching queue closed during compute")
         for request in requests:
-            request.answer.set_exception(error)
+            if request.wanted():
+                request.answer.set_exception(error)
 
 
 class Batch:
@@ -229,13 +234,16 @@ class Batch:
         dim = self._batcher._batch_dim
         if self._batcher._check_outputs:
             self._check(outputs, dim)
-        self._answered = True
         leaves, structure = optree.tree_flatten(outputs)
-        before, end = (slice(None),) * dim, 0
+        before, end, answers = (slice(None),) * dim, 0, []
         for request in self._requests:
             start, end = end, end + request.width
             own = (*before, slice(start, end))
-            request.answer.set_result(optree.tree_unflatten(structure, [x[own] for x in leaves]))
+            answers.append(optree.tree_unflatten(structure, [x[own] for x in leaves]))
+        self._answered = True  # all could be cut
+        for request, answer in zip(self._requests, answers, strict=True):
+            if request.wanted():
+                request.answer.set_result(answer)
 
     def _check(self, outputs: Tree, dim: int) -> None:
         width = sum(request.width for request in self._requests)

@@ -20,6 +20,7 @@ from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device, inference_device, learners_here
 from torchbeast.runners.jobs import make_algorithm, servers_of
 from torchbeast.runners.ranges import check_ranges
+from torchbeast.runners.served import met
 
 REPLAYED_ENVS = 8  # of a learner with a replay, by default: many are answered at once
 
@@ -33,6 +34,7 @@ def checked(config: RunConfig) -> RunConfig:
 
     Raises:
         ConfigError: settings that are out of range or do not fit together.
+        EnvError: an environment server is not there, or refuses.
     """
     system = config.system
     batch_size = config.algorithm.batch_size
@@ -49,11 +51,13 @@ def checked(config: RunConfig) -> RunConfig:
         _check_inference(config)
         _divides("batch_size", batch_size, system.num_learners)
         with torch.random.fork_rng(devices=[]):
-            algorithm = make_algorithm(config, _spec(config.env), system.num_learners)
+            algorithm = make_algorithm(config, _spec(config), system.num_learners)
         needs = algorithm.needs
         system = dataclasses.replace(system, num_envs=_num_envs(config, needs))
         _check_shares(dataclasses.replace(config, system=system), needs)
         _check_replay(dataclasses.replace(config, system=system), algorithm)
+    except envs.EnvError:  # of servers: it is not the settings that are wrong
+        raise
     except (ValueError, RuntimeError, MemoryError) as error:
         raise ConfigError(str(error)) from error
     if system.num_actors:
@@ -71,16 +75,19 @@ def checked(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, system=system)
 
 
-def _spec(config: envs.EnvConfig) -> EnvSpec:
+def _spec(config: RunConfig) -> EnvSpec:
     """Returns the spec of the environment; what its own code raises is told with its traceback."""
-    if config.life_loss and not envs.registry.is_atari(config):
-        raise ValueError(f"expected an Atari game for --life_loss, got {config.name}")
+    env = config.env
+    if env.life_loss and not envs.registry.is_atari(env):
+        raise ValueError(f"expected an Atari game for --life_loss, got {env.name}")
+    if env.env_servers:
+        return met(config)
     try:
-        return envs.spec(config)
+        return envs.spec(env)
     except ValueError:
         raise
     except Exception as error:
-        raise ConfigError(f"{config.name} cannot be made\n{traceback.format_exc()}") from error
+        raise ConfigError(f"{env.name} cannot be made\n{traceback.format_exc()}") from error
 
 
 def _with_full_paths(config: RunConfig) -> RunConfig:

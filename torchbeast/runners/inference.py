@@ -145,7 +145,7 @@ class Desk:
                 if key.data is None:
                     self._admit()
                 else:
-                    self._hear(key.data)
+                    self._hear(*key.data)
             if self._inference.due() == 0:
                 self._inference.answer()
             now = time.monotonic()
@@ -172,10 +172,11 @@ class Desk:
 
         self._inference.admit(actor, incarnation, slots, reply)
         self._pipes[actor] = pipe
-        self._selector.register(pipe, selectors.EVENT_READ, actor)
+        self._selector.register(pipe, selectors.EVENT_READ, (actor, pipe))
 
-    def _hear(self, actor: int) -> None:
-        pipe = self._pipes[actor]
+    def _hear(self, actor: int, pipe: socket.socket) -> None:
+        if self._pipes.get(actor) is not pipe:
+            return  # of an old incarnation, let go since the events were taken
         question = b""
         with contextlib.suppress(OSError):
             question = pipe.recv(QUESTION.size)

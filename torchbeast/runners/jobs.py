@@ -64,10 +64,11 @@ def make_envs(
     environment server has groups of its own.
     """
     threads = config.env.env_threads or num_threads
+    timeout = config.system.step_timeout
     servers = servers_of(config, actor)
     places = [dataclasses.replace(config.env, env_servers=(server,)) for server in servers]
     makes = [
-        functools.partial(envs.make, place, num_threads=threads)
+        functools.partial(envs.make, place, num_threads=threads, step_timeout=timeout)
         for place in places or [config.env]
         for _ in range(config.system.env_groups)
     ]

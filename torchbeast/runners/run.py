@@ -311,7 +311,7 @@ class Run:
         count = self.config.output.eval_episodes
         seed = rank_seed(self.config.system.seed, EVALUATION)
         config = dataclasses.replace(self.config.env, life_loss=False, env_workers=0)
-        env = envs.make(config, count, seed)
+        env = envs.make(config, count, seed, step_timeout=self.config.system.step_timeout)
         try:
             steps = self.config.output.eval_max_steps
             self.games = evaluate(

@@ -25,10 +25,15 @@ log = logging.getLogger("torchbeast")
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 ASKING = wire.Hello(wire.VERSION, 0, 0)  # only for the answer
+FULL_TIMEOUT = 5.0  # seconds in which one who left may be gone from a server that is full
 
 
 class Broken(Exception):
     """A stream ended, and another one may work."""
+
+
+class Full(Broken):
+    """The server has no place for a stream."""
 
 
 class Server(NamedTuple):
@@ -67,7 +72,7 @@ class Stream:
         """Returns the next message.
 
         Raises:
-            Broken: there is no server, or it is gone.
+            Broken: there is no server, or it is gone or full.
             EnvError: no message came in ``seconds``, or the server says what is wrong.
         """
         self._watchdog.expect(seconds)
@@ -84,8 +89,10 @@ class Stream:
                     f"none; an environment there is slow or hangs, or the machine is out of reach"
                 ) from None
             text = f"{error.code().name}: {error.details()}"
-            if error.code() in AWAY or (error.code() is FULL and not self._welcomed):
+            if error.code() in AWAY:
                 raise Broken(text) from None
+            if error.code() is FULL and not self._welcomed:
+                raise Full(text) from None
             raise EnvError(f"the server at {self._server.address} says {text}") from None
         finally:
             self._watchdog.relax()
@@ -104,6 +111,7 @@ class Found(NamedTuple):
     spec: EnvSpec  # of what it serves
     name: str  # of what it serves; "" if it does not say
     num_servers: int  # that were started together with it
+    max_streams: int  # with environments, that it takes at once; 0 if it does not say
 
 
 class RemoteEnv(VectorEnv):
@@ -127,7 +135,7 @@ class RemoteEnv(VectorEnv):
 
     Raises:
         EnvError: there is no server, or it refuses.
-        ValueError: the address or the token is none.
+        ValueError: the address, the token or the certificate is none.
     """
 
     def __init__(
@@ -238,6 +246,7 @@ def ask(
 
     Raises:
         EnvError: there is no server within ``connect_timeout`` seconds, or it refuses.
+        ValueError: the address, the token or the certificate is none.
     """
     return _ask(_server(address, token, tls), connect_timeout)
 
@@ -261,7 +270,7 @@ def say_done(
             stream.send(wire.DONE)
             with contextlib.closing(stream), contextlib.suppress(Broken):  # its end is the answer
                 stream.receive(connect_timeout)
-        except EnvError as error:
+        except (EnvError, ValueError) as error:
             log.warning("%s was not told that training is over: %s", address, error)
 
     # At once: some end as soon as one is told, and none waits for another that is away.
@@ -271,6 +280,8 @@ def say_done(
 
 def _server(address: str, token: str | os.PathLike[str] | None, root: str | None) -> Server:
     text = None if token is None else security.read_token(token)
+    if root is not None:
+        security.check_certificate(root)
     return Server(security.check_address(address), text, root)
 
 
@@ -284,7 +295,8 @@ def _connect(
     server: Server, hello: wire.Hello, max_bytes: int, seconds: float
 ) -> tuple[Stream, Found]:
     """Returns a stream that was welcomed, and by whom; waits for a server that is not there."""
-    deadline, pause = time.monotonic() + seconds, 0.05
+    began, pause = time.monotonic(), 0.05
+    deadline = began + seconds
     while True:
         with contextlib.ExitStack() as stack:
             stream = Stream(server, hello, max_bytes)
@@ -296,13 +308,30 @@ def _connect(
             except ValueError as error:
                 raise EnvError(f"{server.address}: {error}") from error
             except Broken as error:
-                if time.monotonic() + pause > deadline:
+                late = time.monotonic() + pause
+                if isinstance(error, Full) and late > min(deadline, began + FULL_TIMEOUT):
+                    raise EnvError(f"the server at {server.address} says {error}") from None
+                if late > deadline:
                     raise EnvError(
                         f"expected an environment server at {server.address} within "
                         f"{seconds:.1f} s, got {error}; start it, or correct the address"
+                        f"{_about_certificates(server, str(error))}"
                     ) from None
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+def _about_certificates(server: Server, text: str) -> str:
+    """Returns what to do if the certificate is why nobody answers; "" if it is not."""
+    if server.root is None:
+        encrypted = "Socket closed" in text or "Connection reset" in text
+        return "; if the server encrypts, give --env_certificate" if encrypted else ""
+    if "handshake" not in text and "erification" not in text:
+        return ""
+    return (
+        f"; is --env_certificate {server.root} that of the server, made for the name or number in "
+        f"the address, and does the server encrypt (--certificate, --key)?"
+    )
 
 
 def _options(max_bytes: int) -> list[tuple[str, Any]]:

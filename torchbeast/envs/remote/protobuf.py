@@ -53,6 +53,18 @@ def sized(message: memoryview, num_bytes: int) -> memoryview:
     return message
 
 
+def text(message: memoryview) -> str:
+    """Returns the text that lies in ``message``.
+
+    Raises:
+        WireError: it is none.
+    """
+    try:
+        return str(message, "utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"expected text, got bytes: {error}") from error
+
+
 class Fields:
     """A message taken apart: its values by field number, the bytes among them not copied.
 
@@ -86,7 +98,7 @@ class Fields:
 
     def text(self, field: int) -> str:
         """Returns the value of a field of text."""
-        return str(self.data(field), "utf-8")
+        return text(self.data(field))
 
     def each(self, field: int) -> list[memoryview]:
         """Returns the values of a repeated field of bytes, text or messages."""

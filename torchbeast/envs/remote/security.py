@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hmac
 import ipaddress
@@ -10,6 +11,7 @@ import logging
 import os
 import pathlib
 import socket
+import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +22,8 @@ log = logging.getLogger("torchbeast")
 
 UNIX = "unix:"
 MAX_PATH = 103  # bytes of a path that every system takes for a socket
+WILDCARDS, LOOPBACK = ("0.0.0.0", "::"), ("127.0.0.1", "::1")
+SEVERAL = {"0.0.0.0": WILDCARDS, "::": WILDCARDS, "localhost": LOOPBACK}  # addresses of one name
 AUTHORIZATION = "authorization"  # the key of gRPC's metadata
 
 
@@ -66,13 +70,50 @@ def read_token(path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: it holds none: one line of at least 16 visible characters.
     """
-    token = pathlib.Path(path).read_text().strip()
+    token, got = "", str(path)
+    try:
+        token = pathlib.Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        got = f"{path}: {error}"
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"expected one line of at least 16 visible characters as the token in {path}; make "
-            f"one: python -c 'import secrets; print(secrets.token_hex())' > {path}"
+            f"expected a file with a token, one line of at least 16 visible characters, for "
+            f"--token (of servers) or --env_token (of a run), got {got}; make one: "
+            f"python -c 'import secrets; print(secrets.token_hex())' > {path}"
         )
     return token
+
+
+def check_certificate(path: str) -> None:
+    """Refuses a certificate by which no server can be known.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # also what OpenSSL says
+        raise ValueError(
+            f"expected --env_certificate to name a file (PEM) with a certificate, got {path}: "
+            f"{error}"
+        ) from error
+
+
+def check_own(tls: ServerTLS) -> None:
+    """Refuses a certificate and key that nothing can be encrypted with.
+
+    Raises:
+        ValueError: they are none, or not of each other.
+    """
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Without a password, OpenSSL would ask a person for that of a key that has one.
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+    except OSError as error:
+        raise ValueError(
+            f"expected --certificate and --key to name files (PEM) with a certificate and its key, "
+            f"not encrypted, got {tls.certificate} and {tls.key}: {error}"
+        ) from error
 
 
 def check_guarded(address: str, token: str | None, tls: Any) -> None:
@@ -120,6 +161,8 @@ def listen(server: grpc.Server, address: str, tls: ServerTLS | None) -> str:
     Raises:
         OSError: another server is there, or the address is not this machine's.
     """
+    if not address.startswith(UNIX):
+        _check_free(address)
     try:
         with _private_files():
             if tls is None:
@@ -133,6 +176,26 @@ def listen(server: grpc.Server, address: str, tls: ServerTLS | None) -> str:
             f"another address, or end the server that is there"
         ) from error
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _check_free(address: str) -> None:
+    """Refuses an address of which a part is taken: gRPC listens, in silence, at what is left.
+
+    For it, `localhost` is 127.0.0.1 and ::1, and a wildcard is every address of both kinds.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    for each in SEVERAL.get(host, [host]):
+        try:
+            found = socket.getaddrinfo(each, port, type=socket.SOCK_STREAM)
+            for family, kind, _, _, where in found:
+                with socket.socket(family, kind) as probe:
+                    # Connections of a server that died stay for a while, and are in nobody's way.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(where)
+        except OSError as error:  # what else is wrong with it, gRPC says
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(address) from error
 
 
 @contextlib.contextmanager

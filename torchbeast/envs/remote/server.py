@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ Factory = Callable[[int, int], VectorEnv]  # (num_envs, seed)
 
 HELLO_TIMEOUT = 10.0  # seconds for the first message of a stream
 CLOSE_TIMEOUT = 5.0  # seconds for streams to close their environments
+SPARE = 4  # streams beside those with environments, which only ask or say that they are done
 
 
 class Refused(Exception):
@@ -53,13 +56,13 @@ class EnvServer:
         token: path of a file; clients must show what it holds. Other machines need one.
         tls: files of a certificate and its key.
         max_envs: B of one stream at most.
-        max_streams: streams at once; more are turned away.
+        max_streams: streams with environments at once; more are turned away.
         idle_timeout: seconds between two messages of a client, longer than a learner ever pauses;
             a client that vanished is noticed within a minute all the same.
 
     Raises:
-        ValueError: the address needs a token.
-        OSError: another server is at the address, or a file cannot be read.
+        ValueError: the address needs a token, or token or certificate are none.
+        OSError: another server is at the address.
     """
 
     def __init__(
@@ -78,17 +81,22 @@ class EnvServer:
         idle_timeout: float = 1800.0,
     ) -> None:
         self._factory, self._spec, self._on_done = factory, spec, on_done
-        self._welcome = wire.encode_welcome(wire.Welcome(wire.VERSION, spec, name, num_servers))
+        welcome = wire.Welcome(wire.VERSION, spec, name, num_servers, max_streams)
+        self._welcome = wire.encode_welcome(welcome)
         self._token = None if token is None else security.read_token(token)
         self._max_envs, self._idle_timeout = max_envs, idle_timeout
-        self._streams = 0
+        self._max_streams = max_streams
+        self._places = threading.Semaphore(max_streams)
+        self._streams: dict[Any, float] = {}  # when the client of each left; not yet: inf
         self._changed = threading.Condition()
+        if tls is not None:
+            security.check_own(tls)
         security.check_guarded(security.check_address(address), self._token, tls)
-        self._threads = ThreadPoolExecutor(max_streams, "environments")
+        self._threads = ThreadPoolExecutor(max_streams + SPARE, "environments")
         self._server = grpc.server(
             self._threads,
             options=_options(wire.Actions(spec, max_envs).max_bytes),
-            maximum_concurrent_rpcs=max_streams,
+            maximum_concurrent_rpcs=max_streams + SPARE,
         )
         play = grpc.stream_stream_rpc_method_handler(self._play)
         handler = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: play})
@@ -119,10 +127,16 @@ class EnvServer:
         self._owned.close()
         return ended
 
+    def overdue(self) -> float:
+        """Returns the seconds that a stream has outlived its client: an environment hangs."""
+        with self._changed:
+            now = time.monotonic()
+            return max((now - left for left in self._streams.values()), default=-math.inf)
+
     def _play(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         peer = context.peer()
         watchdog = Watchdog(context.cancel)
-        self._count(1)
+        self._begin(context)
         try:
             self._admit(context)
             yield from self._converse(requests, watchdog)
@@ -136,7 +150,20 @@ class EnvServer:
             if watchdog.late:
                 log.warning("dropped %s, which said nothing for too long", peer)
             watchdog.close()
-            self._count(-1)
+            with self._changed:
+                del self._streams[context]
+                self._changed.notify_all()
+
+    def _begin(self, context: Any) -> None:
+        def left() -> None:
+            with self._changed:
+                if context in self._streams:
+                    self._streams[context] = time.monotonic()
+
+        with self._changed:
+            self._streams[context] = math.inf
+        if not context.add_callback(left):
+            left()
 
     def _admit(self, context: Any) -> None:
         if not security.admits(self._token, context.invocation_metadata()):
@@ -150,14 +177,19 @@ class EnvServer:
         if message is None:
             return
         hello = self._hello(message)
-        watchdog.expect(self._idle_timeout)
-        yield self._welcome
-        message = _next(requests, watchdog)
-        if message == wire.DONE:
-            self._on_done()
-            return
-        if message is None or not hello.num_envs:
-            return
+        with self._place(hello):
+            watchdog.expect(self._idle_timeout)
+            yield self._welcome
+            message = _next(requests, watchdog)
+            if message == wire.DONE:
+                self._on_done()
+            elif message is not None and hello.num_envs:
+                yield from self._rows(hello, message, requests, watchdog)
+
+    def _rows(
+        self, hello: wire.Hello, first: bytes, requests: Iterator[bytes], watchdog: Watchdog
+    ) -> Iterator[bytes]:
+        message: bytes | None = first
         with contextlib.closing(self._factory(hello.num_envs, hello.seed)) as env:
             if env.spec != self._spec:
                 raise ValueError(f"expected environments of {self._spec}, got {env.spec}")
@@ -184,10 +216,22 @@ class EnvServer:
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, text)
         return hello
 
-    def _count(self, change: int) -> None:
-        with self._changed:
-            self._streams += change
-            self._changed.notify_all()
+    @contextlib.contextmanager
+    def _place(self, hello: wire.Hello) -> Iterator[None]:
+        """Holds one of ``max_streams`` places; who brings no environments needs none."""
+        if not hello.num_envs:
+            yield
+            return
+        if not self._places.acquire(blocking=False):
+            text = (
+                f"the server is full: expected at most {self._max_streams} streams with "
+                f"environments at once, got one more; raise --max_streams, or start more servers"
+            )
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 class _Answers:

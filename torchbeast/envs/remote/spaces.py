@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from torchbeast.envs.remote.protobuf import Fields, Parts, WireError, array, data, number, packed
+from torchbeast.envs.remote.protobuf import (
+    Fields,
+    Parts,
+    WireError,
+    array,
+    data,
+    number,
+    packed,
+    text,
+)
 
 BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY, DICT, TUPLE = range(1, 7)
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+MAX_ELEMENTS = 1 << 28  # of all arrays of a space together: what a peer says is allocated here
+MAX_DEPTH = 32  # of spaces in spaces
 DTYPES = ["bool", *INTEGERS, "float16", "float32", "float64"]
 
 
@@ -44,24 +56,45 @@ def decode_space(message: memoryview) -> spaces.Space[Any]:
     Raises:
         WireError: the message is of no space that is known here.
     """
-    fields = Fields(message)
-    kind = fields.number(1)
-    if kind in (DICT, TUPLE):
-        parts = [decode_space(part) for part in fields.each(7)]
+    return _Decoder().space(message)
+
+
+class _Decoder:
+    """Reads one space with all that is in it, and nothing that is too large."""
+
+    def __init__(self) -> None:
+        self._left = MAX_ELEMENTS
+
+    def space(self, message: memoryview, depth: int = 0) -> spaces.Space[Any]:
+        if depth > MAX_DEPTH:
+            raise WireError(f"expected at most {MAX_DEPTH} spaces in each other, got more")
+        fields = Fields(message)
+        kind = fields.number(1)
+        if kind not in (DICT, TUPLE):
+            return self._leaf(kind, fields)
+        parts = [self.space(part, depth + 1) for part in fields.each(7)]
         if kind == TUPLE:
             return spaces.Tuple(parts)
-        keys = [str(key, "utf-8") for key in fields.each(6)]
+        keys = [text(key) for key in fields.each(6)]
         if len(keys) != len(parts) or keys != sorted(set(keys)):
             raise WireError(f"expected sorted keys for {len(parts)} parts of a Dict, got {keys}")
         return spaces.Dict(dict(zip(keys, parts, strict=True)))
-    if fields.text(2) not in DTYPES:
-        raise WireError(f"expected a dtype of {', '.join(DTYPES)}, got {fields.text(2)!r}")
-    dtype, shape = np.dtype(fields.text(2)), tuple(fields.numbers(3))
-    low, high = (_bound(fields.data(field), dtype, shape) for field in (4, 5))
-    try:
-        return _made(kind, dtype, low, high)
-    except AssertionError as error:  # of Gymnasium
-        raise WireError(f"expected a space, got one whose bounds make no sense: {error}") from error
+
+    def _leaf(self, kind: int, fields: Fields) -> spaces.Space[Any]:
+        if fields.text(2) not in DTYPES:
+            raise WireError(f"expected a dtype of {', '.join(DTYPES)}, got {fields.text(2)!r}")
+        dtype, shape = np.dtype(fields.text(2)), tuple(fields.numbers(3))
+        # Also of an array without elements, whose other dimensions NumPy multiplies.
+        self._left -= math.prod(max(1, length) for length in shape)
+        if self._left < 0:
+            raise WireError(f"expected a space of at most {MAX_ELEMENTS} numbers, got {shape}")
+        low, high = (_bound(fields.data(field), dtype, shape) for field in (4, 5))
+        try:
+            return _made(kind, dtype, low, high)
+        except AssertionError as error:  # of Gymnasium
+            raise WireError(
+                f"expected a space, got one whose bounds make no sense: {error}"
+            ) from error
 
 
 def _made(kind: int, dtype: Any, low: Any, high: Any) -> spaces.Space[Any]:
@@ -93,7 +126,7 @@ def _leaf(kind: int, space: spaces.Space[Any], low: Any, high: Any) -> Parts:
 
 
 def _bound(values: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if len(values) not in (dtype.itemsize, size * dtype.itemsize):
         raise WireError(f"expected a bound of 1 or {size} {dtype}, got {len(values)} bytes")
     found = np.frombuffer(values, dtype.newbyteorder("<")).astype(dtype)

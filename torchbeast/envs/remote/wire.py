@@ -36,6 +36,7 @@ class Welcome(NamedTuple):
     spec: EnvSpec
     name: str = ""  # of the environment, for titles
     num_servers: int = 1  # that were started together
+    max_streams: int = 0  # with environments, at once; 0: not said
 
 
 RESET = b"".join(data(2, []))
@@ -64,7 +65,8 @@ def encode_welcome(welcome: Welcome) -> bytes:
     fields = number(1, welcome.version)
     fields += data(2, encode_space(observation)) + data(3, encode_space(action))
     fields += number(4, frame_stack) + data(5, [welcome.name.encode()])
-    return b"".join(data(1, fields + number(6, welcome.num_servers)))
+    fields += number(6, welcome.num_servers) + number(7, welcome.max_streams)
+    return b"".join(data(1, fields))
 
 
 def decode_welcome(reply: bytes) -> Welcome:
@@ -82,7 +84,7 @@ def decode_welcome(reply: bytes) -> Welcome:
     if frame_stack > 1 and (observation.shape or ())[:1] != (frame_stack,):
         raise WireError(f"expected observations of {frame_stack} frames, got {observation}")
     spec = EnvSpec(observation, action, frame_stack)
-    return Welcome(version, spec, fields.text(5), max(1, fields.number(6)))
+    return Welcome(version, spec, fields.text(5), max(1, fields.number(6)), fields.number(7))
 
 
 def wrong_version(client: int, server: int) -> str:
