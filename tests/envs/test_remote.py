@@ -32,12 +32,11 @@ from torchbeast.envs.remote import (  # noqa: E402
     EnvServer,
     RemoteEnv,
     ServerTLS,
-    client,
     security,
     wire,
 )
-from torchbeast.envs.remote.client import Server, Stream  # noqa: E402
 from torchbeast.envs.remote.protobuf import WireError  # noqa: E402
+from torchbeast.envs.remote.stream import Server, Stream  # noqa: E402
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -234,7 +233,7 @@ def test_streams_and_environments_are_bounded(address: str) -> None:
 
 
 def test_a_full_server_is_not_waited_for(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FULL_TIMEOUT", 0.3)
+    monkeypatch.setattr("torchbeast.envs.remote.stream.FULL_TIMEOUT", 0.3)
     with served(COUNTING, address, max_streams=1):
         env = RemoteEnv(address, 1, 0)
         began = time.monotonic()

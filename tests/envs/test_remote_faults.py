@@ -28,7 +28,7 @@ from .test_contract import PROBES
 grpc = pytest.importorskip("grpc")
 
 from torchbeast.envs.remote import EnvServer, RemoteEnv, server  # noqa: E402
-from torchbeast.envs.remote.client import _options  # noqa: E402
+from torchbeast.envs.remote.stream import _options  # noqa: E402
 
 pytestmark = pytest.mark.timeout(60)
 

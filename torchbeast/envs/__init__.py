@@ -105,7 +105,7 @@ def spec(config: EnvConfig) -> EnvSpec:
 
 
 def ask(config: EnvConfig, address: str) -> Any:
-    """Returns what one of ``config``'s servers says of itself, a ``remote.client.Found``.
+    """Returns what one of ``config``'s servers says of itself, a ``remote.stream.Found``.
 
     Raises:
         EnvError: it is not there within a minute, or refuses.
