@@ -84,7 +84,10 @@ def test_nodes_and_learners_may_die(
     [
         ("ppo", "--env", "CartPole-v1", "--preset", "none", "--inference", "central"),
         ("r2d2", "--env", "TMaze-v0", "--min_replay_size", "400", "--replay_size", "4000"),
-        ("sac", "--env", "Pendulum-v1", "--min_replay_size", "200", "--replay_size", "4000"),
+        (
+            *("sac", "--env", "Pendulum-v1", "--min_replay_size", "200"),
+            *("--replay_size", "4000", "--replay_ratio", "8"),
+        ),
     ],
     ids=lambda flags: flags[0],
 )
