@@ -78,7 +78,11 @@ def test_flags_and_defaults_are_the_ancestors() -> None:
     assert flat(polybeast.Flags()) == learner | {k: SERVERS[k] for k in ("num_servers", "env")}
 
 
-def test_flags_become_settings_of_impala() -> None:
+@pytest.mark.parametrize(("machine", "threads"), [(8, (3, 2)), (4, (2, 2)), (1, (1, 1))])
+def test_flags_become_settings_of_impala(
+    monkeypatch: pytest.MonkeyPatch, machine: int, threads: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(polybeast_learner, "cores", lambda: machine)
     text = (
         "--num_actors 3 --batch_size 4 --max_learner_queue_size 7 --num_learner_threads 3 "
         "--use_lstm --entropy_cost 0.01 --savedir /x --write_profiler_trace --step_timeout 300 "
@@ -89,8 +93,8 @@ def test_flags_become_settings_of_impala() -> None:
     assert where == ["a:7", "b:9", "a:8"]
     config = polybeast_learner.run_config(flags, where, "Pong", PICTURES)
     system, network = config.system, config.network
-    assert (system.num_actors, system.num_buffers, system.torch_threads) == (3, 10, 3)
-    assert (system.inference, system.inference_threads) == ("central", 2)
+    assert (system.num_actors, system.num_buffers, system.inference) == (3, 10, "central")
+    assert (system.torch_threads, system.inference_threads) == threads
     assert system.step_timeout == 300
     assert (network.network, network.use_lstm) == ("deep", True)
     assert (network.lstm_layers, network.lstm_size) == (1, 256)

@@ -27,6 +27,7 @@ from torchbeast.commands.servers import address_of
 from torchbeast.data import EnvSpec
 from torchbeast.envs import EnvConfig
 from torchbeast.nets.config import choose
+from torchbeast.runners.build import cores
 from torchbeast.runners.config import RunConfig
 
 PATIENCE = 3.0  # seconds of waiting for servers before a person is told
@@ -46,9 +47,11 @@ class Flags(ImpalaFlags):
     envs_per_actor: int = 1
     """Environments of each actor, all in one message; more are faster (the ancestor had one)."""
     num_learner_threads: int = 2
-    """Threads of the learner: here, those that PyTorch computes with."""
+    """Threads of the learner: here, those that PyTorch computes with, on half of the cores at
+    most."""
     num_inference_threads: int = 2
-    """Threads of batched inference: here, those that PyTorch computes with."""
+    """Threads of batched inference: here, those that PyTorch computes with, on half of the cores
+    at most."""
     num_actions: int | None = None
     """Actions of the environment; asked of the servers, and only compared (the ancestor: 6)."""
     max_learner_queue_size: int | None = None
@@ -150,12 +153,13 @@ def run_config(flags: Flags, where: Sequence[str], name: str, spec: EnvSpec) -> 
         env_token=flags.env_token,
         env_certificate=flags.env_certificate,
     )
+    half = max(1, cores() // 2)  # threads of two sides that wait for each other's cores crawl
     system = {
         # One rollout of each actor is being filled while others wait.
         "num_buffers": flags.num_actors + -(-queue // flags.envs_per_actor),
-        "torch_threads": flags.num_learner_threads,
+        "torch_threads": min(half, flags.num_learner_threads),
         "inference": "central",
-        "inference_threads": flags.num_inference_threads,
+        "inference_threads": min(half, flags.num_inference_threads),
     }
     return impala(flags, env, {"network": network, "lstm_size": 256}, system)
 
