@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchbeast import envs
-from torchbeast.algorithms.base import Algorithm
+from torchbeast.algorithms.base import Algorithm, Once
 from torchbeast.data import EnvSpec
 from torchbeast.loops.learner import Learner
 from torchbeast.loops.weights import LocalWeights, SharedWeights, Weights
@@ -152,8 +152,12 @@ def cores() -> int:
 def _threads(config: RunConfig, algorithm: Algorithm) -> int:
     """Returns the threads of PyTorch that a learner computes fastest with."""
     # Small products lose more to the meetings of threads than they gain by sharing.
-    weights = max(p.numel() for p in algorithm.model.parameters())
-    return max(1, cores() // learners_here(config)) if weights > SMALL else 1
+    if max(p.numel() for p in algorithm.model.parameters()) <= SMALL:
+        return 1
+    needs, own = algorithm.needs, cores() // learners_here(config)
+    # Actors that go on meanwhile compute too, and threads that wait for each other's cores crawl.
+    meanwhile = isinstance(needs, Once) and needs.max_lag != 0 and config.system.num_actors
+    return max(1, own // 2 if meanwhile else own)
 
 
 def rank_seed(seed: int, rank: int, steps: int = 0) -> int:

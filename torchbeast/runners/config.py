@@ -76,8 +76,8 @@ class SystemConfig:
     """Processes that each act and learn with a share of the batch, gradients summed. As many as
     there are cores is the fastest shape on a small machine."""
     torch_threads: int = 0
-    """Threads of PyTorch in a learner; 0: the cores divided by the learners, 1 for small networks,
-    which compute fastest so."""
+    """Threads of PyTorch in a learner; 0: the cores divided by the learners, half of that beside
+    actors which act meanwhile, 1 for small networks, which compute fastest so."""
     device: str = "auto"
     """Where the learner computes: auto, cpu, cuda, cuda:1, ..."""
     disable_cuda: bool = False
