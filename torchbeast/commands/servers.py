@@ -94,8 +94,9 @@ class Servers:
     """
 
     def __init__(self, serving: Serving, addresses: Sequence[str], flag: str) -> None:
+        self._flag = flag
         self._done_at: float | None = None  # when a learner said so first
-        self._servers = [_Server(serving, address, len(addresses), flag) for address in addresses]
+        self._servers = [_Server(serving, address, len(addresses)) for address in addresses]
         deadline = time.monotonic() + START_TIMEOUT
         try:
             for server in self._servers:
@@ -151,6 +152,8 @@ class Servers:
         for kind, content in server.messages():
             if kind == "refused":
                 raise UsageError(content)
+            if kind == "cannot listen":
+                raise UsageError(f"{content} ({self._flag})")
             if kind in ("listens", "beat"):
                 server.silent = 0.0
             if kind == "listens":
@@ -177,7 +180,7 @@ class Servers:
 class _Server:
     """One server as its supervisor sees it, over all the processes that take its place."""
 
-    def __init__(self, serving: Serving, address: str, num_servers: int, flag: str) -> None:
+    def __init__(self, serving: Serving, address: str, num_servers: int) -> None:
         self.address = address
         self.worker: Worker | None = None  # None between two
         self.listens = ""  # where; "" before it ever did
@@ -185,11 +188,10 @@ class _Server:
         self.start_at = 0.0  # when the next one may begin
         self.silent = 0.0  # seconds that were listened since its last sign of life
         self.up = False  # this process listens
-        self._serving, self._num_servers, self._flag = serving, num_servers, flag
+        self._serving, self._num_servers = serving, num_servers
 
     def start(self) -> None:
-        where = self.listens or self.address
-        args = (self._serving, where, self._num_servers, self._flag)
+        args = (self._serving, self.listens or self.address, self._num_servers)
         self.worker = Worker(_serve, args, f"environments at {self.address}")
         self.silent, self.up = 0.0, False
 
@@ -215,10 +217,8 @@ class _Server:
         self.start_at = time.monotonic() + PAUSE
 
 
-def _serve(
-    connection: Connection, serving: Serving, address: str, num_servers: int, flag: str
-) -> None:
-    """Serves at ``address``, which ``flag`` gave, until the other end of ``connection`` closes."""
+def _serve(connection: Connection, serving: Serving, address: str, num_servers: int) -> None:
+    """Serves at ``address`` until the other end of ``connection`` is closed."""
     sending = threading.Lock()
 
     def tell(kind: str, content: Any = None) -> None:
@@ -245,7 +245,7 @@ def _serve(
             max_streams=serving.max_streams,
         )
     except OSError as error:  # of the address: it is taken, or of another machine
-        tell("refused", f"{error} ({flag})")
+        tell("cannot listen", str(error))
         return
     except (ValueError, ModuleNotFoundError) as error:
         tell("refused", str(error))

@@ -86,7 +86,7 @@ def learn_on_cluster(config: RunConfig, stopped: Callable[[], bool]) -> int:
         if stopped():
             return 130
         found = cpus(ray)
-        config = checked(planned(config, found))
+        config = planned(config, found)
         system, each = config.system, config.cluster.actors_per_worker
         if each * cluster.cpus_per_actor > max(found):
             print(
@@ -98,28 +98,32 @@ def learn_on_cluster(config: RunConfig, stopped: Callable[[], bool]) -> int:
             f"{system.num_actors} actors in {system.num_actors // each} workers on a cluster of "
             f"{len(ray.nodes())} nodes; workers take a while to start"
         )
-        return learn(config, ClusterFollowers(config))
+        return learn(config, ClusterFollowers)
 
 
 def learn(
-    config: RunConfig, launcher: Followers | None = None, again: str = "torchbeast resume {run}"
+    config: RunConfig,
+    elsewhere: Callable[[RunConfig], Followers] | None = None,
+    again: str = "torchbeast resume {run}",
 ) -> int:
     """Returns the exit code of a run: checks it, opens its directory, trains, says how it went.
 
-    ``again`` is what continues it if it was stopped, with the {run}, or its {xpid}, filled in.
+    ``elsewhere`` makes the other learners of a checked config; None: torchrun did, or ``train``
+    does. ``again`` is what continues it if it was stopped, with {run}, or its {xpid}, filled in.
     """
-    launcher = launcher or Torchrun.here()
-    if isinstance(launcher, Torchrun):
-        config = launcher.applied(config)
+    torchrun = None if elsewhere else Torchrun.here()
+    if torchrun is not None:
+        config = torchrun.applied(config)
     config = checked(config)
-    if isinstance(launcher, Torchrun) and launcher.rank > 0:
-        launcher.follow(config)
+    if torchrun is not None and torchrun.rank > 0:
+        torchrun.follow(config)
         return 0
+    followers = elsewhere(config) if elsewhere else torchrun
     continues = _prepare_directory(config)
     with RunDirectory(config.output.savedir, config.output.xpid, to_dict(config)) as directory:
         if continues:
             _refuse_other_shapes(directory.path, config)
-        result = run_training(config, directory, launcher)
+        result = run_training(config, directory, followers)
     print(_closing_words(config, result, again))
     if result.exit_code == 0:
         envs.say_done(config.env)
