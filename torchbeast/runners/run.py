@@ -179,6 +179,7 @@ class Run:
 
     def finish(self) -> Result:
         """Returns the result after the last evaluation, row and checkpoint."""
+        self._tell_episodes()  # other learners told theirs at the last turn
         if not self.stop.requested and self.config.output.eval_episodes:
             self._evaluate()
         self._write_row()
