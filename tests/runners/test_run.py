@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from torchbeast.nets import NetworkConfig
 from torchbeast.runners import run as running
 from torchbeast.runners.checks import checked
 from torchbeast.runners.config import OutputConfig, RunConfig, SystemConfig
+from torchbeast.runners.evaluation import Evaluation
 from torchbeast.runners.run import Result, Run
 from torchbeast.tools import checkpoint
 from torchbeast.tools.run_directory import RunDirectory
@@ -105,6 +107,23 @@ def test_evaluation_changes_nothing(tmp_path: pathlib.Path) -> None:
     assert sum(score != "nan" for score in scores) >= 3
 
 
+def test_each_evaluation_is_a_row_of_its_step_and_played_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = {"eval_episodes": 2, "eval_interval": 2 * BATCH, "log_interval": 1e6}
+    played, play = [], Evaluation.play
+
+    def noted(self: Evaluation, steps: int) -> float | None:
+        played.append(steps)
+        return play(self, steps)
+
+    monkeypatch.setattr(Evaluation, "play", noted)
+    train(make(tmp_path, 6, output=output))
+    assert played == [2 * BATCH, 4 * BATCH, 6 * BATCH]
+    assert [int(row["step"]) for row in rows(tmp_path)] == played
+    assert all(math.isfinite(float(row["eval_return"])) for row in rows(tmp_path))
+
+
 @pytest.mark.parametrize("use_lstm", [False, True])
 def test_a_resumed_run_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, use_lstm: bool
@@ -148,9 +167,9 @@ def test_rows_after_the_checkpoint_are_cut(tmp_path: pathlib.Path) -> None:
 
     def after(run: Run) -> None:
         if run.learner.version == 2:
-            run.save()
+            run.saving.save()
         if run.learner.version == 5:
-            run.save = run.save_after_failure = lambda *a: None  # type: ignore[method-assign, assignment]
+            run.saving.save = run.saving.save_after_failure = lambda *a: None  # type: ignore[method-assign, assignment]
             raise Killed
 
     with pytest.raises(Killed):
