@@ -23,14 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchbeast.tools.logs import Curve, read_curve
+from torchbeast.tools.logs import Curve, read_curve, seconds_run
 from torchbeast.tools.plot import plot_curves, running_mean
 from torchbeast.tools.run_directory import DEFAULT_SAVEDIR, expand, read_meta
 from torchbeast.tools.tables import csv_line, read_table
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 POINTS = 500
-PAUSE = 120.0  # seconds between two rows of a log after which the run was not running
 
 
 class Experiment(NamedTuple):
@@ -187,14 +186,6 @@ def launch(path: pathlib.Path, experiment: Experiment, seed: int, flags: Sequenc
         sys.exit(code)
 
 
-def wall_seconds(path: pathlib.Path) -> float:
-    """Returns the time from first to last row, without that in which the run was stopped."""
-    fields, rows = read_table(path / "logs.csv", path / "fields.csv")
-    times = np.array([float(row[fields.index("_time")]) for row in rows])
-    between = np.diff(times)
-    return float(between[between < PAUSE].sum())
-
-
 def last_evaluation(path: pathlib.Path) -> float | None:
     """Returns the mean return of the last evaluation, None if there was none."""
     fields, rows = read_table(path / "logs.csv", path / "fields.csv")
@@ -220,7 +211,7 @@ def summarize(
         "final_mean": float(means[-1]),
         "best_mean": float(means[enough].max()) if enough.any() else None,
         "evaluation": last_evaluation(path),
-        "wall_seconds": round(wall_seconds(path), 1),
+        "wall_seconds": round(seconds_run(path), 1),
         "commit": (read_meta(path).get("git") or {}).get("commit"),
     }
 

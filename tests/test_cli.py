@@ -212,12 +212,16 @@ def test_wrong_names_are_told_the_nearest(run: Run, tmp_path: pathlib.Path) -> N
 
 def test_what_exists_is_continued_or_not(run: Run, tmp_path: pathlib.Path) -> None:
     path = train(run)
+    train(run, "--xpid", "second")
     again = ["train", "impala", *CARTPOLE, "--xpid", "first"]
+    before = (path / "meta.json").read_bytes()
     refused(run(*again, "--restart", "fail"), "first", "--xpid")
     refused(run(*again, "--hidden_sizes", "9"), "--hidden_sizes", "--restart fresh")
     refused(run(*again, "--env", "Acrobot-v1"), "--env CartPole-v1")
     text = refused(run("resume", "first", "--use_lstm"), "--use_lstm")
     assert text.count("\n") <= 2
+    assert (path / "meta.json").read_bytes() == before
+    assert (tmp_path / "latest").resolve().name == "second"
     code, out, err = run(*again, "--restart", "fresh")
     assert code == 0
     assert "set aside as first.1" in err

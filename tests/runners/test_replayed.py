@@ -252,8 +252,10 @@ def test_a_replay_of_another_shape_is_refused(
 ) -> None:
     output = {"checkpoint_replay": True}
     train(config(tmp_path, "dqn", output=output))
+    before = (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(checkpoint.CheckpointError, match=f"expected a saved replay with {text}"):
         train(config(tmp_path, "dqn", 2 * STEPS, output=output, **changes))
+    assert (tmp_path / "run" / "config.yaml").read_text() == before  # so that it can go on
 
 
 def test_a_new_replay_ratio_holds_from_the_resume_on(tmp_path: pathlib.Path) -> None:

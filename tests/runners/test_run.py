@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -19,10 +20,12 @@ from torchbeast.data import Rollout
 from torchbeast.envs import EnvConfig, EnvError
 from torchbeast.nets import NetworkConfig
 from torchbeast.runners import run as running
+from torchbeast.runners.build import build
 from torchbeast.runners.checks import checked
 from torchbeast.runners.config import OutputConfig, RunConfig, SystemConfig
 from torchbeast.runners.evaluation import Evaluation
 from torchbeast.runners.run import Result, Run
+from torchbeast.runners.source import Interrupted
 from torchbeast.tools import checkpoint
 from torchbeast.tools.run_directory import RunDirectory
 
@@ -122,6 +125,37 @@ def test_each_evaluation_is_a_row_of_its_step_and_played_once(
     assert played == [2 * BATCH, 4 * BATCH, 6 * BATCH]
     assert [int(row["step"]) for row in rows(tmp_path)] == played
     assert all(math.isfinite(float(row["eval_return"])) for row in rows(tmp_path))
+
+
+def test_an_evaluation_is_due_once_whatever_an_update_takes(tmp_path: pathlib.Path) -> None:
+    for games, due in [(2, [False, True, False, False, True]), (0, [False] * 5)]:
+        output = {"eval_episodes": games, "eval_interval": 100}
+        algorithm, source, _ = build(config := make(tmp_path, output=output), 0)
+        with contextlib.closing(source):
+            evaluation = Evaluation(config, algorithm, 0, lambda: None, print)
+            assert [evaluation.is_due(n) for n in (99, 1024, 1024, 1099, 1100)] == due
+
+
+def test_the_games_of_a_dropped_rollout_do_not_count(tmp_path: pathlib.Path) -> None:
+    """They are played again, from the checkpoint before it."""
+    rows_left = 3 * T - 1
+
+    def on_row() -> None:
+        nonlocal rows_left
+        rows_left -= 1
+        if rows_left < 0:
+            raise Interrupted
+
+    config = make(tmp_path, env={"env": f"{PROBES}:counting"}, system={"num_envs": B})
+    _, source, learner = build(config, 0, 0, on_row)
+    with contextlib.closing(source):
+        for _ in range(2):
+            source.fill()
+            learner.step()
+        assert len(source.episodes()) == 2 * B  # after steps 3 and 8
+        with pytest.raises(Interrupted):
+            source.fill()  # step 14 ends another
+        assert source.episodes() == []
 
 
 @pytest.mark.parametrize("use_lstm", [False, True])
@@ -281,8 +315,9 @@ def test_ten_bad_gradients_end_the_run(
 ) -> None:
     came = poison(monkeypatch, set(range(4, 99)))
     with pytest.raises(Diverged):
-        train(make(tmp_path, 50))
+        train(make(tmp_path, 50, output={"log_interval": 1e6}))
     assert came == list(range(14))
+    assert int(rows(tmp_path)[-1]["step"]) == 13 * BATCH  # what it was like at its end
     saved = checkpoint.load(tmp_path / "run")
     assert all(x.isfinite().all() for x in saved.model.values())
     assert saved.step == 13 * BATCH

@@ -19,6 +19,7 @@ from runners.test_run import BATCH, PROBES, make, train
 
 from torchbeast import cli
 from torchbeast.tools import checkpoint
+from torchbeast.tools.run_directory import read_meta
 
 SOON = 5.0  # seconds in which a run must end after a signal
 BUSY = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # on a machine that does more than this
@@ -115,6 +116,7 @@ def test_a_signal_ends_a_run_soon_and_saved(tmp_path: pathlib.Path, shape: str, 
     assert saved.step > 0
     last = (tmp_path / "run" / "logs.csv").read_text().splitlines()[-1]
     assert int(last.split(",")[2]) == saved.step
+    assert not read_meta(tmp_path / "run")["successful"]  # it is not finished
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -90,9 +91,23 @@ def test_a_killed_learner_is_started_again_and_the_run_goes_on(tmp_path: pathlib
     steps = [int(row["step"]) for row in rows(tmp_path)]
     assert steps == list(range(20, 2001, 20))
     with (tmp_path / "run" / "episodes.csv").open() as file:
-        games = Counter(int(row["env"]) for row in csv.DictReader(file) if int(row["step"]) > 960)
+        told = list(csv.DictReader(file))
+    games = Counter(int(row["env"]) for row in told if int(row["step"]) > 960)
+    before = len(told) - games.total()
     assert games == dict.fromkeys(range(8), games_in((2000 - 960) // 8))  # of both learners
+    assert int(rows(tmp_path)[-1]["episodes"]) == games.total() + before
+    assert (
+        checkpoint.load(tmp_path / "run").state["statistics"]["episodes"] == games.total() + before
+    )
     assert {p.name for p in tmp_path.iterdir()} == {"run", "latest", "marker", "output"}
+
+
+def test_what_another_learner_warns_of_is_in_the_log_of_the_run(tmp_path: pathlib.Path) -> None:
+    fault = {"kind": "kill", "at_step": "100", "marker": str(tmp_path / "marker"), "rank": "1"}
+    with torchrun(tmp_path, fault, "--total_steps", "4000", "--num_actors", "2") as process:
+        assert process.wait(100 * BUSY) == 0, (tmp_path / "output").read_text()
+    text = (tmp_path / "run" / "out.log").read_text()
+    assert re.search(r"learner 1: actor 0 .*SIGKILL", text), text
 
 
 @pytest.mark.slow

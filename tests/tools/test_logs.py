@@ -1,9 +1,11 @@
 import csv
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 
 from torchbeast.envs.vector import Episode
 from torchbeast.tools import tables
-from torchbeast.tools.logs import RunLog, read_curve
+from torchbeast.tools.logs import RunLog, read_curve, seconds_run
+from torchbeast.tools.run_directory import TIME_FORMAT
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -246,6 +249,22 @@ def test_read_curve(tmp_path):
     assert curve.steps.tolist() == [64, 64]
     assert curve.returns.tolist() == [1.5, -2.0]
     assert curve.lengths.tolist() == [7, 9]
+
+
+def test_seconds_in_which_a_run_ran(tmp_path, monkeypatch):
+    """From each start to the last row; not those between, however short; one row is enough."""
+    assert seconds_run(tmp_path) == 0
+    run, start = log(tmp_path), 1_800_000_000
+    for step, seconds in enumerate([300, 600, 607, 620]):
+        monkeypatch.setattr("time.time", lambda at=start + seconds: at)
+        run.log({"step": step})
+    run.close()
+    monkeypatch.undo()
+    assert seconds_run(tmp_path) == 320
+    dates = [time.strftime(TIME_FORMAT, time.localtime(start + at)) for at in (0, 605, 618, 900)]
+    meta = {"date_start": dates[0], "resumed": dates[1:]}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    assert seconds_run(tmp_path) == 600 + 2 + 2
 
 
 def test_read_curve_of_the_ancestor(tmp_path):

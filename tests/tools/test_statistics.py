@@ -31,6 +31,14 @@ def test_means_since_the_last_row_and_over_the_last_hundred():
     assert again["mean_return_100"] == pytest.approx((sum(range(51, 150)) + 7) / 100)
 
 
+def test_luck_at_the_start_is_no_score():
+    statistics = EpisodeStatistics()
+    statistics.add([episode(9.0)] * 99)
+    assert statistics.score is None
+    statistics.add([episode(0.0)])
+    assert statistics.score == pytest.approx(8.91)
+
+
 def test_state_goes_through_json():
     statistics = EpisodeStatistics()
     statistics.add([Episode(0, np.float32(i), np.int64(i), False) for i in range(120)])

@@ -119,11 +119,10 @@ def learn(
         torchrun.follow(config)
         return 0
     followers = elsewhere(config) if elsewhere else torchrun
-    continues = _prepare_directory(config)
+    _prepare_directory(config)
     with RunDirectory(config.output.savedir, config.output.xpid, to_dict(config)) as directory:
-        if continues:
-            _refuse_other_shapes(directory.path, config)
         result = run_training(config, directory, followers)
+        directory.close(successful=result.exit_code == 0)
     print(_closing_words(config, result, again))
     if result.exit_code == 0:
         envs.say_done(config.env)
@@ -168,14 +167,14 @@ def _refuse_unused_address(config: RunConfig) -> None:
         )
 
 
-def _prepare_directory(config: RunConfig) -> bool:
-    """Returns whether the run exists and is to be continued."""
+def _prepare_directory(config: RunConfig) -> None:
+    """Sets a run of this name aside, or refuses it, unless it can be continued."""
     output = config.output
     if output.xpid is None:
-        return False
+        return
     path = expand(output.savedir) / output.xpid
     if not checkpoint.has_checkpoint(path):
-        return False
+        return
     if output.restart == "fail":
         raise UsageError(f"expected a new run, got {path}, which has checkpoints; change --xpid")
     if output.restart == "fresh":
@@ -185,8 +184,8 @@ def _prepare_directory(config: RunConfig) -> bool:
             number += 1
         path.rename(aside)
         print(f"{path} was set aside as {aside.name}", file=sys.stderr)
-        return False
-    return True
+        return
+    _refuse_other_shapes(path, config)
 
 
 def _refuse_other_shapes(path: Path, config: RunConfig) -> None:

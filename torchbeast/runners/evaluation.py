@@ -38,7 +38,7 @@ class Evaluation:
     ) -> None:
         self._config, self._algorithm = config, algorithm
         self._on_row, self._note = on_row, note
-        self._interval = config.output.eval_interval
+        self._interval = config.output.eval_interval if config.output.eval_episodes else 0
         self._next = self._interval and steps - steps % self._interval + self._interval
         self.games: list[Episode] = []
         self.step = -1
@@ -47,7 +47,7 @@ class Evaluation:
         """Returns whether an interval is over since this last said so."""
         if not self._interval or steps < self._next:
             return False
-        self._next += self._interval
+        self._next = steps - steps % self._interval + self._interval
         return True
 
     def play(self, steps: int) -> float | None:

@@ -1,8 +1,10 @@
-"""What learners tell each other besides gradients: what to do, what they start from, episodes."""
+"""What learners tell each other besides gradients: what to do, what they start from, reports."""
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ class Turn(NamedTuple):
 
     action: int = GO  # one more update; STOP: leave; WAIT: rank 0 is busy, another turn follows
     steps: int = 0  # environment steps so far, which schedules go by
-    episodes: bool = False  # first tell rank 0 what episodes ended
+    report: bool = False  # first tell rank 0 what happened
 
 
 def broadcast_turn(turn: Turn | None = None) -> Turn:
@@ -28,30 +30,48 @@ def broadcast_turn(turn: Turn | None = None) -> Turn:
     told = torch.tensor(turn or Turn(), dtype=torch.int64)
     with connected():
         dist.broadcast(told, 0)
-    action, steps, episodes = told.tolist()
-    return Turn(action, steps, bool(episodes))
+    action, steps, report = told.tolist()
+    return Turn(action, steps, bool(report))
 
 
-def gather_episodes(own: list[Episode]) -> list[Episode]:
-    """Returns the episodes of all learners on rank 0, nothing on others. Raises Disconnected."""
+class Report(NamedTuple):
+    """What happened to a learner since it last told rank 0."""
+
+    episodes: Sequence[Episode] = ()  # that ended; ``env`` counts over all learners
+    warnings: Sequence[tuple[int, str]] = ()  # level and text
+
+
+def gather_reports(own: Report | None = None) -> dict[int, Report]:
+    """Returns the reports of all that have one, by their rank, on rank 0; nothing on others.
+
+    Raises:
+        Disconnected: a learner is gone.
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
-    counts = torch.zeros(size, dtype=torch.int64)
-    counts[rank] = len(own)
+    text = json.dumps(own, default=_plain_number).encode() if own and any(own) else b""
+    lengths = torch.zeros(size, dtype=torch.int64)
+    lengths[rank] = len(text)
     with connected():
-        dist.all_reduce(counts)
-        most = int(counts.max())
-        if not most:
-            return []
-        rows = torch.zeros(most, len(Episode._fields), dtype=torch.float64)
-        if own:
-            rows[: len(own)] = torch.tensor(own, dtype=torch.float64)
-        parts = [torch.empty_like(rows) for _ in range(size)] if rank == 0 else None
-        dist.gather(rows, parts)
-    return [
-        Episode(int(env), total, int(length), bool(truncated))
-        for part, count in zip(parts or (), counts.tolist(), strict=False)
-        for env, total, length, truncated in part[:count].tolist()
-    ]
+        dist.all_reduce(lengths)
+        longest = int(lengths.max())
+        if not longest:
+            return {}
+        padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
+        parts = [torch.empty_like(padded) for _ in range(size)] if rank == 0 else None
+        dist.gather(padded, parts)
+    found = {}
+    for other, (part, length) in enumerate(zip(parts or (), lengths.tolist(), strict=False)):
+        if length:
+            episodes, warnings = json.loads(part.numpy().tobytes())
+            found[other] = Report(
+                [Episode(*episode) for episode in episodes],
+                [(level, text) for level, text in warnings],
+            )
+    return found
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item()  # of NumPy
 
 
 def await_all() -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 
 from torchbeast.algorithms.ranks import Disconnected
+from torchbeast.data.process import LogTo
 from torchbeast.runners.build import acting_of, build
 from torchbeast.runners.config import RunConfig
 from torchbeast.runners.devices import device
 from torchbeast.runners.exchange import (
     STOP,
     WAIT,
+    Report,
     await_all,
     broadcast_state,
     broadcast_turn,
-    gather_episodes,
+    gather_reports,
 )
 from torchbeast.runners.meeting import Meeting, RankFailed
 from torchbeast.runners.source import Interrupted
 
+MOST_WARNINGS = 100  # between two reports
 PATIENCE = 1.0  # seconds between two looks, in the middle of acting, whether the run is over
 
 
@@ -61,6 +65,9 @@ def follow(
 
 
 def _learn(config: RunConfig, rank: int, meeting: Meeting) -> None:
+    # What is warned of here is told there, where a person looks; a flood loses its oldest.
+    warnings: deque[tuple[int, str]] = deque(maxlen=MOST_WARNINGS)
+    LogTo(lambda level, text: warnings.append((level, text)))
     start = broadcast_state()
     first = acting_of(config, rank).first
     algorithm, source, learner = build(config, rank, start["steps"], _Watch(meeting))
@@ -70,9 +77,9 @@ def _learn(config: RunConfig, rank: int, meeting: Meeting) -> None:
         await_all()
         while True:
             turn = broadcast_turn()
-            if turn.episodes:
-                episodes = source.episodes()
-                gather_episodes([e._replace(env=first + e.env) for e in episodes])
+            if turn.report:
+                episodes = [e._replace(env=first + e.env) for e in source.episodes()]
+                gather_reports(Report(episodes, [warnings.popleft() for _ in range(len(warnings))]))
             if turn.action == STOP:
                 return
             if turn.action == WAIT:

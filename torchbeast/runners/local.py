@@ -38,6 +38,7 @@ class LocalSource:
         self.env = env
         acting = acting or Acting(env.num_envs)
         self._free: list[Slot] = []
+        self._episodes: list[Episode] = []
         self.buffer = make_buffer(algorithm, acting, keeping or Keeping(), self._free.append)
         spec, unroll_length = algorithm.rollout_spec(), algorithm.needs.unroll_length
         num_slots = slots_for_a_batch(algorithm, env.num_envs)
@@ -54,12 +55,15 @@ class LocalSource:
                 self.actor.collect(slot)
             except BaseException:
                 self._free.append(slot)
+                self.env.episodes()  # of a rollout that is dropped
                 raise
+            self._episodes += self.env.episodes()
             self.buffer.put(slot)
 
     def episodes(self) -> list[Episode]:
-        """Returns the episodes that ended since the last call."""
-        return self.env.episodes()
+        """Returns the episodes that ended since the last call, in rollouts that were filled."""
+        taken, self._episodes = self._episodes, []
+        return taken
 
     def metrics(self) -> dict[str, float]:
         """Returns what the environments and the buffer say of themselves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 
@@ -13,11 +14,12 @@ from torchbeast.runners.exchange import (
     GO,
     STOP,
     WAIT,
+    Report,
     Turn,
     await_all,
     broadcast_state,
     broadcast_turn,
-    gather_episodes,
+    gather_reports,
 )
 from torchbeast.runners.followers import Followers
 from torchbeast.runners.meeting import TIMEOUT, Meeting, RankFailed
@@ -25,8 +27,9 @@ from torchbeast.runners.process import START_TIMEOUT
 
 __all__ = ["RankFailed", "Ranks"]
 
-EPISODES_PERIOD = 0.2  # seconds between two gatherings of episodes: more would cost time
+REPORT_PERIOD = 0.2  # seconds between two gatherings of reports: more would cost time
 WAIT_PERIOD = TIMEOUT.total_seconds() / 5  # between two words to those that wait for rank 0
+_log = logging.getLogger("torchbeast")
 
 
 class Ranks:
@@ -56,7 +59,7 @@ class Ranks:
     ) -> None:
         self._followers = followers
         self._episodes: list[Episode] = []
-        self._next_episodes = self._next_word = 0.0
+        self._next_report = self._next_word = 0.0
         self._meeting: Meeting | None = None
         # What all learners' schedules go by; None: there is one learner, which counts itself.
         self.steps: int | None = None
@@ -76,7 +79,7 @@ class Ranks:
             raise
 
     def agree(self, stop: bool, steps: int) -> bool:
-        """Returns ``stop`` after telling it, and the steps so far, to all; takes in their episodes.
+        """Returns ``stop`` after telling it, and the steps so far, to all; takes in their reports.
 
         Raises:
             RankFailed: one of them ended.
@@ -119,14 +122,20 @@ class Ranks:
 
     def _tell(self, action: int, steps: int) -> None:
         now = time.monotonic()
-        gather = action == STOP or now >= self._next_episodes
+        gather = action == STOP or now >= self._next_report
         with self.failing_with_traceback():
             broadcast_turn(Turn(action, steps, gather))
             if gather:
-                self._next_episodes = now + EPISODES_PERIOD
-                self._episodes += gather_episodes([])
+                self._next_report = now + REPORT_PERIOD
+                self._take(gather_reports())
         # After the last turn nobody listens.
         self._next_word = float("inf") if action == STOP else now + WAIT_PERIOD
+
+    def _take(self, reports: dict[int, Report]) -> None:
+        for rank, report in reports.items():
+            self._episodes += report.episodes
+            for level, text in report.warnings:
+                _log.log(level, "learner %d: %s", rank, text)
 
     def _await_all(self, meeting: Meeting) -> None:
         deadline = time.monotonic() + START_TIMEOUT

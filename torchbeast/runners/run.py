@@ -38,7 +38,7 @@ class Result(NamedTuple):
     path: Path  # its directory
     steps: int
     mean_return: float  # of the last 100 training episodes
-    games: list[Episode]  # of the last evaluation; empty if there was none
+    games: list[Episode]  # of the evaluation at the last step; empty if there was none
     exit_code: int  # 0 done, 130 or 143 stopped by a signal and saved
 
 
@@ -57,7 +57,7 @@ def train(config: RunConfig, directory: RunDirectory, followers: Followers | Non
             run.loop()
             return run.finish()
         except BaseException:
-            run.saving.save_after_failure()
+            run.save_after_failure()
             raise
         finally:
             run.close()
@@ -77,11 +77,10 @@ class Run:
         self._evaluated: dict[str, float] = {}  # for the next row
         self._close_later: list[Callable[[], None]] = []
         self._last_log = time.monotonic()
-        self._told_step = 0
+        self._told = (0, 0)  # step and games of the last row
         self._between_rollouts = True  # False: the last one was left unfinished
         path = directory.path
         saved = checkpoint.load(path) if checkpoint.has_checkpoint(path) else None
-        save_config(config, path / "config.yaml")
         try:
             self._build(saved, followers)
         except BaseException:
@@ -97,8 +96,9 @@ class Run:
             config, self.directory.path, self.learner, self.source, self.statistics
         )
         version = self.saving.take_back(saved) if saved is not None else 0
+        save_config(config, self.directory.path / "config.yaml")  # it fits what was saved
         self.learner.resume(steps, version)
-        self._told_step = steps
+        self._told = (steps, self.statistics.episodes)
         size = config.system.num_learners
         self.ranks = Ranks(followers, size, self.algorithm, steps, version)
         self._close_later.append(self.ranks.close)
@@ -146,18 +146,29 @@ class Run:
     def finish(self) -> Result:
         """Returns the result after the last evaluation, row and checkpoint."""
         self._tell_episodes()  # other learners told theirs at the last turn
+        steps = self.learner.steps
         wanted = self.config.output.eval_episodes and not self.stop.requested
-        if wanted and self.evaluation.step != self.learner.steps:
+        if wanted and self.evaluation.step != steps:
             self._evaluate()
         self._write_row()
         self.saving.save(acting=self._between_rollouts)
         return Result(
             self.directory.path,
-            self.learner.steps,
+            steps,
             self.statistics.mean_return,
-            self.evaluation.games,
+            self.evaluation.games if self.evaluation.step == steps else [],
             self.stop.exit_code,
         )
+
+    def save_after_failure(self) -> None:
+        """Writes the last row, and saves what was learned if the weights are still good."""
+        _log.error("the run failed", exc_info=True)
+        try:
+            self._tell(self.ranks.episodes())  # those of updates that were made
+            self._write_row()
+        except Exception as error:
+            _log.warning("no last row after the failure: %s", error)
+        self.saving.save_after_failure()
 
     def close(self) -> None:
         """Ends processes, environments and files; every part, whatever another one does."""
@@ -172,7 +183,7 @@ class Run:
             raise Interrupted
         # While a replay fills up for the first time there are steps, but no updates.
         waited = time.monotonic() - self._last_log
-        if waited >= max(1.0, self.config.output.log_interval) and self._steps_to_tell():
+        if waited >= max(1.0, self.config.output.log_interval) and self._more_to_tell():
             self._tell_episodes()
             self._write_row()
 
@@ -180,8 +191,8 @@ class Run:
         self._on_wait()
         self.ranks.hold()
 
-    def _steps_to_tell(self) -> bool:
-        return self.learner.steps > self._told_step
+    def _more_to_tell(self) -> bool:
+        return (self.learner.steps, self.statistics.episodes) != self._told
 
     def _should_stop(self) -> bool:
         return self.stop.requested and (self._at_boundary() or self.stop.overdue(GRACE))
@@ -204,16 +215,18 @@ class Run:
                 _log.warning("training goes on without a checkpoint: %s", error)
 
     def _tell_episodes(self) -> None:
-        episodes = self.source.episodes() + self.ranks.episodes()
+        self._tell(self.source.episodes() + self.ranks.episodes())
+
+    def _tell(self, episodes: list[Episode]) -> None:
         self.statistics.add(episodes)
         self.log.episodes(episodes, self.learner.steps)
 
     def _write_row(self) -> None:
         self._last_log = time.monotonic()
         metrics = self.learner.metrics()
-        if not metrics and not self._evaluated and not self._steps_to_tell():
+        if not metrics and not self._evaluated and not self._more_to_tell():
             return
-        self._told_step = self.learner.steps
+        self._told = (self.learner.steps, self.statistics.episodes)
         shares = self.timings.shares()
         row: dict[str, float] = {"step": self.learner.steps, "updates": self.learner.version}
         row |= self.statistics.take() | metrics | self.source.metrics() | self._evaluated

@@ -44,7 +44,7 @@ class Saving:
         # The first checkpoint comes at once: from there on the run can be resumed, a full disk
         # shows at the start, and the memory that saving takes is taken.
         self._last_save = -math.inf
-        self._saved = (-1, -1)  # step and updates of the last checkpoint
+        self._saved = (-1, -1, -1)  # step, updates and games of the last checkpoint
 
     def take_back(self, saved: checkpoint.Snapshot) -> int:
         """Returns the updates so far, after taking weights, optimizer and statistics from there.
@@ -92,8 +92,8 @@ class Saving:
         """
         self._last_save = time.monotonic()
         learner, config = self._learner, self._config
-        # A replay makes several updates at one step.
-        now = (learner.steps, learner.version)
+        # A replay makes several updates at one step; the last games of other learners come late.
+        now = (learner.steps, learner.version, self._statistics.episodes)
         if config.output.disable_checkpoint or self._saved == now:
             return
         state = learner.algorithm.state_dict()
@@ -117,14 +117,13 @@ class Saving:
             snapshot,
             _flags(settings),
             keep=config.output.keep_checkpoints,
-            score=self._statistics.mean_return if self._statistics.episodes else None,
+            score=self._statistics.score,
         )
         self._saved = now
         self._replay.forget_others(learner.steps)
 
     def save_after_failure(self) -> None:
         """Saves what was learned, if the weights are still good."""
-        _log.error("the run failed", exc_info=True)
         try:
             self.save(acting=False)  # the state of what failed would fail again
         except Exception as error:

@@ -42,6 +42,14 @@ class EpisodeStatistics:
         return _mean(self._returns)
 
     @property
+    def score(self) -> float | None:
+        """What the best checkpoint is chosen by: the mean return of 100 episodes, None before.
+
+        The mean of a few would crown a network that had luck at the start.
+        """
+        return self.mean_return if len(self._returns) == WINDOW else None
+
+    @property
     def mean_length(self) -> float:
         """The mean length of the last 100 episodes; nan before the first."""
         return _mean(self._lengths)

@@ -12,11 +12,9 @@ import numpy as np
 from torchbeast.runners.sweep.place import Job
 from torchbeast.runners.sweep.schedule import Status
 from torchbeast.tools.files import StorageError, write_atomically
-from torchbeast.tools.logs import read_curve
+from torchbeast.tools.logs import read_curve, seconds_run
 from torchbeast.tools.plot import bootstrap_interval, plot_groups
 from torchbeast.tools.tables import csv_line, read_table
-
-PAUSE = 120.0  # seconds between two rows of a log after which the run was not running
 
 
 class Outcome(NamedTuple):
@@ -27,7 +25,7 @@ class Outcome(NamedTuple):
     steps: int
     mean_return: float  # of the last 100 games; nan without any
     evaluation: float  # mean return of the last evaluation; nan if there was none
-    seconds: float  # in which it ran
+    seconds: float  # in which it ran, from each start to the last row
 
 
 class Summary(NamedTuple):
@@ -92,14 +90,13 @@ def _outcome(status: Status) -> Outcome:
     returns = columns.get("mean_return_100", nothing)
     evaluations = columns.get("eval_return", nothing)
     evaluations = evaluations[np.isfinite(evaluations)]
-    between = np.diff(columns.get("_time", nothing))
     return Outcome(
         status.job,
         status.state,
         int(columns["step"][-1]) if rows else 0,
         float(returns[-1]) if len(returns) else math.nan,
         float(evaluations[-1]) if len(evaluations) else math.nan,
-        float(between[between < PAUSE].sum()),
+        seconds_run(path),
     )
 
 
