@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ from gymnasium import spaces
 
 pytest.importorskip("grpc")
 
-from processes import workers
+from processes import free_ports, workers
 
 from torchbeast import envs, polybeast, polybeast_env, polybeast_learner
 from torchbeast.commands.errors import UsageError
@@ -241,16 +239,6 @@ def soon(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 def updates(run: pathlib.Path) -> int:
     log = run / "logs.csv"
     return len(log.read_text().splitlines()) - 1 if log.is_file() else 0
-
-
-def free_ports(count: int) -> int:
-    """Returns the first of ``count`` ports that are free now."""
-    for first in range(20000 + os.getpid() % 20000, 60000, count):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-    raise AssertionError("no free ports")
 
 
 def test_servers_wait_for_a_learner_that_comes_back(tmp_path: pathlib.Path) -> None:

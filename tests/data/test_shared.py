@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+from processes import nothing_new_since, shared_files
 
 from torchbeast.data.process import Worker
 from torchbeast.data.shared import SharedBlock
@@ -25,7 +26,7 @@ def add_one(connection, block):
 
 
 def test_both_sides_see_one_memory_and_nothing_is_left():
-    files = set(os.listdir("/dev/shm"))
+    files = shared_files()
     descriptors = len(os.listdir("/proc/self/fd"))
     block = SharedBlock(80)
     array = np.frombuffer(block.memory, np.int64)
@@ -38,7 +39,7 @@ def test_both_sides_see_one_memory_and_nothing_is_left():
     assert worker.exit_text() == "killed by SIGKILL"
     del block, array, worker
     gc.collect()
-    assert set(os.listdir("/dev/shm")) == files
+    assert nothing_new_since(files)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 1  # multiprocessing's own tracker
 
 
@@ -50,7 +51,7 @@ def test_full_memory_is_a_message_not_a_crash(monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(MemoryError, match=r"expected 5 MB of shared memory.*lower --num_buffers"):
         SharedBlock(5_000_000)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # threads of other tests may close theirs
 
 
 def test_more_than_there_is_is_refused_before_the_kernel_kills_for_it(monkeypatch):

@@ -6,7 +6,6 @@ import pathlib
 import re
 import secrets
 import shlex
-import socket
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import free_ports
 
 from torchbeast import cli, polybeast_env, polybeast_learner
 from torchbeast.commands.flags import parse
@@ -97,14 +97,6 @@ def test_the_services_fit_together() -> None:
     assert f"('127.0.0.1', {last})" in SERVICES[host]["healthcheck"]["test"][-1]
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        number = taken.getsockname()[1]
-    return number
-
-
 def command_here(service: str, **changes: str) -> list[str]:
     """Returns the command of a service with some of its flags changed for this machine."""
     given = dict(word.removeprefix("--").split("=", 1) for word in SERVICES[service]["command"])
@@ -118,7 +110,8 @@ MORE = {"batch_size", "unroll_length", "log_interval"}  # of a run that is short
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
-def test_the_services_train_and_end(tmp_path: pathlib.Path, port: int) -> None:
+def test_the_services_train_and_end(tmp_path: pathlib.Path) -> None:
+    port = free_ports()
     token = tmp_path / "token"
     token.write_text(secrets.token_hex())
     at = f"127.0.0.1:{port}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 
 import pytest
-from processes import workers
+from processes import nothing_new_since, shared_files, workers
 from runners.fakes import make
 
 
@@ -14,7 +13,7 @@ from runners.fakes import make
 def run():
     """Makes pools, and checks that nothing of them stays."""
     pools = []
-    files = set(os.listdir("/dev/shm"))
+    files = shared_files()
 
     def start(setup, **options):
         pools.append(make(setup, **options))
@@ -27,4 +26,4 @@ def run():
     pools.clear()
     gc.collect()
     assert workers() == []
-    assert set(os.listdir("/dev/shm")) == files
+    assert nothing_new_since(files)

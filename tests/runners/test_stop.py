@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import running, workers
+from processes import busy, gone, nothing_new_since, shared_files, workers
 from runners.test_run import BATCH, PROBES, make, train
 
 from torchbeast import cli
@@ -22,7 +22,6 @@ from torchbeast.tools import checkpoint
 from torchbeast.tools.run_directory import read_meta
 
 SOON = 5.0  # seconds in which a run must end after a signal
-BUSY = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # on a machine that does more than this
 PONG = ["--env", "PongNoFrameskip-v4", "--network", "shallow"]
 CARTPOLE = ["--env", "CartPole-v1"]
 SHAPES = {
@@ -58,7 +57,7 @@ def started(path: pathlib.Path, shape: str) -> Iterator[subprocess.Popen[str]]:
             text=True,
         )
     log = path / "run" / "logs.csv"
-    deadline = time.monotonic() + 60 * BUSY
+    deadline = time.monotonic() + 60 * busy()
     try:
         while not (log.is_file() and log.read_text().count("\n") > 3):
             assert process.poll() is None, (path / "output").read_text()
@@ -75,14 +74,6 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    """Returns whether all have ended within 2 seconds; multiprocessing's tracker is the last."""
-    deadline = time.monotonic() + 2 * BUSY
-    while any(map(running, processes)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(running, processes))
-
-
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
@@ -94,7 +85,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     ],
 )
 def test_a_signal_ends_a_run_soon_and_saved(tmp_path: pathlib.Path, shape: str, name: str) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = shared_files()
     with started(tmp_path, shape) as process:
         children = family(process)
         assert len(children) >= (2 if "async" in shape else 1 if shape == "learners" else 0)
@@ -103,15 +94,15 @@ def test_a_signal_ends_a_run_soon_and_saved(tmp_path: pathlib.Path, shape: str, 
             os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
         else:
             process.send_signal(signal.SIGTERM)
-        code = process.wait(60 * BUSY)
+        code = process.wait(60 * busy())
         took = time.monotonic() - asked
     text = (tmp_path / "output").read_text()
     assert code == (130 if name == "SIGINT" else 143), text
-    assert took < SOON * BUSY
+    assert took < SOON * busy()
     assert "Traceback" not in text
     assert "stopped and saved; continue with: torchbeast resume" in text
     assert gone(children)
-    assert set(os.listdir("/dev/shm")) == before
+    assert nothing_new_since(before)
     saved = checkpoint.load(tmp_path / "run")
     assert saved.step > 0
     last = (tmp_path / "run" / "logs.csv").read_text().splitlines()[-1]

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 from probes import episode_length
+from processes import busy, gone
 from runners.test_run import BATCH, PROBES, make, rows
-from runners.test_stop import BUSY, gone
 
 from torchbeast.data.process import Worker
 from torchbeast.runners import run as running
@@ -83,7 +83,7 @@ def ended(process: subprocess.Popen[str]) -> bool:
 def test_a_killed_learner_is_started_again_and_the_run_goes_on(tmp_path: pathlib.Path) -> None:
     fault = {"kind": "kill", "at_step": "100", "marker": str(tmp_path / "marker"), "rank": "1"}
     with torchrun(tmp_path, fault, "--total_steps", "2000", restarts=1) as process:
-        code = process.wait(100 * BUSY)
+        code = process.wait(100 * busy())
     text = (tmp_path / "output").read_text()
     assert code == 0, text
     assert "continues at step 960," in text  # when that environment made 100
@@ -105,7 +105,7 @@ def test_a_killed_learner_is_started_again_and_the_run_goes_on(tmp_path: pathlib
 def test_what_another_learner_warns_of_is_in_the_log_of_the_run(tmp_path: pathlib.Path) -> None:
     fault = {"kind": "kill", "at_step": "100", "marker": str(tmp_path / "marker"), "rank": "1"}
     with torchrun(tmp_path, fault, "--total_steps", "4000", "--num_actors", "2") as process:
-        assert process.wait(100 * BUSY) == 0, (tmp_path / "output").read_text()
+        assert process.wait(100 * busy()) == 0, (tmp_path / "output").read_text()
     text = (tmp_path / "run" / "out.log").read_text()
     assert re.search(r"learner 1: actor 0 .*SIGKILL", text), text
 
@@ -114,7 +114,7 @@ def test_what_another_learner_warns_of_is_in_the_log_of_the_run(tmp_path: pathli
 def test_what_failed_on_another_rank_is_seen(tmp_path: pathlib.Path) -> None:
     fault = {"kind": "raise", "at_step": "100", "rank": "1"}
     with torchrun(tmp_path, fault, "--total_steps", "1G") as process:
-        code = process.wait(60 * BUSY)
+        code = process.wait(60 * busy())
     text = (tmp_path / "output").read_text()
     assert code == 1
     assert text.index("learner 1 of 2 failed:\nTraceback") < text.index("broken in step")
@@ -124,7 +124,7 @@ def test_what_failed_on_another_rank_is_seen(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_torchrun_saves_and_all_leave(tmp_path: pathlib.Path) -> None:
     with torchrun(tmp_path, {"at_step": "-1"}, "--total_steps", "1G") as process:
-        deadline = time.monotonic() + 60 * BUSY
+        deadline = time.monotonic() + 60 * busy()
         log = tmp_path / "run" / "logs.csv"
         while not (log.is_file() and log.read_text().count("\n") > 3):
             assert not ended(process), (tmp_path / "output").read_text()
@@ -134,8 +134,8 @@ def test_a_signal_to_torchrun_saves_and_all_leave(tmp_path: pathlib.Path) -> Non
         assert len(children) >= 2
         asked = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(60 * BUSY)
-        assert time.monotonic() - asked < 10 * BUSY  # torchrun itself kills after 30 seconds
+        process.wait(60 * busy())
+        assert time.monotonic() - asked < 10 * busy()  # torchrun itself kills after 30 seconds
         assert gone(children)
     text = (tmp_path / "output").read_text()
     assert "stopped and saved; continue with: torchbeast resume" in text
@@ -170,7 +170,7 @@ class Elsewhere:
         return None if self.worker.alive else self.worker.exit_text()
 
     def close(self) -> None:
-        self.left = self.worker.connection.poll(20 * BUSY) and self.worker.connection.recv()
+        self.left = self.worker.connection.poll(20 * busy()) and self.worker.connection.recv()
         self.worker.kill()
 
 
@@ -210,4 +210,4 @@ def test_a_follower_whose_rank_0_is_gone_ends(tmp_path: pathlib.Path) -> None:
     finally:
         source.close()
     assert "learner 1 of 2 is left alone" in str(followers.left)
-    assert time.monotonic() - began < 10 * BUSY
+    assert time.monotonic() - began < 10 * busy()

@@ -8,7 +8,6 @@ import os
 import pathlib
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+from processes import free_ports
 
 ROOT = pathlib.Path(__file__).parents[3]
 STORE = str(100_000_000)  # bytes of shared memory of each node
@@ -33,9 +33,7 @@ class Nodes:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         }
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_ports()
         self.address = f"127.0.0.1:{port}"
         self.running: list[subprocess.Popen[bytes]] = []
         head = ["--head", f"--port={port}", "--include-dashboard=false"]
