@@ -73,7 +73,7 @@ class CountingEnv(VectorEnv):
 class Fault(NamedTuple):
     """What goes wrong, after how many steps, and how often over all processes (by marker files)."""
 
-    kind: str  # raise, hang, act-raise, act-hang; construct, slow, child: at once
+    kind: str  # raise, hang, act-raise, act-hang; construct, slow, held, child: at once
     markers: pathlib.Path
     at: int = 0
     times: int = 1
@@ -105,12 +105,15 @@ class FaultyEnv(CountingEnv):
         if fault.kind == "construct" and fault.claim():
             raise OSError("no such game: Pitfull")
         self.slow = fault.kind == "slow" and fault.claim()
+        self.held = fault.kind == "held" and fault.claim()
         if fault.kind == "child":
             child = subprocess.Popen(["sleep", "600"], close_fds=False)
             (fault.markers / f"child-{child.pid}").touch()
 
     def _send(self, action: Tree) -> None:
         self.steps += 1
+        while self.held and not (self.fault.markers / "go").exists():
+            time.sleep(0.01)
         if self.slow:
             time.sleep(0.05)
         elif self.fault.kind in ("raise", "hang"):

@@ -15,7 +15,7 @@ import time
 import psutil
 import pytest
 import torch
-from processes import workers
+from processes import gone, in_time, stopped, workers
 from runners import fakes
 from runners.fakes import Deadline, Fault, Setup, T, make
 from runners.rows import Continuity, check_rows, take
@@ -30,6 +30,8 @@ from torchbeast.loops.weights import LocalWeights
 from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.process import actor_seed
 from torchbeast.runners.source import Interrupted
+
+SOON = 10.0  # seconds in which a death is noticed; what only hangs, after 60
 
 
 def take_many(pool, learner):
@@ -106,20 +108,26 @@ def test_one_actor_without_lag_equals_acting_and_learning_in_turn(run):
     assert env.episodes() == pool.episodes()
 
 
-@pytest.mark.parametrize("max_lag", [None, 1])
-def test_a_slow_actor_stops_nobody_or_bounds_the_lag(run, tmp_path, max_lag):
-    setup = Setup(2, max_lag, Fault("slow", tmp_path))
-    pool, learner = run(setup, num_buffers=8)
+def test_a_slow_actor_stops_nobody(run, tmp_path):
+    pool, learner = run(Setup(2, fault=Fault("held", tmp_path)), num_buffers=8)
+    counts = collections.Counter()
+    for _ in range(50):
+        counts.update(seeds(take(pool, learner)))
+    assert len(counts) == 1
+    (tmp_path / "go").touch()
+    while len(counts) < 2:
+        counts.update(seeds(take(pool, learner)))
+
+
+def test_a_slow_actor_bounds_the_lag(run, tmp_path):
+    pool, learner = run(Setup(2, 1, Fault("slow", tmp_path)), num_buffers=8)
     lags, counts = [], collections.Counter()
-    for update in range(12 if max_lag else 200):
+    for update in range(12):
         batch = take(pool, learner)
         lags += (update - batch.version).tolist()
         counts.update(seeds(batch))
-    assert len(counts) == 2 or max_lag is None
-    if max_lag is None:
-        assert max(counts.values()) > 5 * min(counts.values()) or len(counts) == 1
-    else:
-        assert max(lags) == max_lag  # and never more
+    assert len(counts) == 2
+    assert max(lags) == 1  # and never more
 
 
 def test_killed_actors_come_back_and_rollouts_keep_coming(run, caplog):
@@ -143,7 +151,7 @@ def test_killed_actors_come_back_and_rollouts_keep_coming(run, caplog):
         while pool.metrics()["actor_restarts"] == kill:
             step()
         noticed.append(caplog.records[-1].created - killed_at)
-    assert max(noticed) < 1.0
+    assert max(noticed) < SOON
     assert caplog.text.count("ended: killed by SIGKILL; it starts again in") == 5
     missing = {actor_seed(1, r.actor, r.incarnation + (r.worker is None)) for r in pool._remotes}
     while missing:  # the last incarnation of each has to deliver
@@ -169,12 +177,13 @@ def test_rollouts_in_order_go_on_around_a_dead_actor(run):
 @pytest.mark.parametrize("kind", ["raise", "hang"])
 def test_a_broken_environment_is_made_anew(run, tmp_path, caplog, kind):
     setup = Setup(2, fault=Fault(kind, tmp_path, at=7))
-    pool, learner = run(setup, num_actors=1, step_timeout=1.0)
+    limit = {"step_timeout": 3.0} if kind == "hang" else {}
+    pool, learner = run(setup, num_actors=1, **limit)
     while learner.version < 10:
         check_rows(take(pool, learner))
     if kind == "hang":
-        assert caplog.records[0].created - (tmp_path / "0").stat().st_mtime < 2.0
-        assert "made no progress for 1 s (limit: --step_timeout; was at row" in caplog.text
+        assert caplog.records[0].created - (tmp_path / "0").stat().st_mtime < 3 + SOON
+        assert "made no progress for 3 s (limit: --step_timeout; was at row" in caplog.text
     else:
         assert caplog.text.count("ZeroDivisionError: the ball left the universe") == 1
         assert "raised an error; it starts again" in caplog.text
@@ -203,16 +212,19 @@ def test_a_sleeping_learner_holds_the_actors(run, max_lag):
     pool, learner = run(Setup(4, max_lag), num_actors=1, num_buffers=8)
     for _ in range(5):
         take(pool, learner)
-    time.sleep(0.5)
-    actors = [psutil.Process(r.worker.pid) for r in pool._remotes]
-    work = [sum(p.cpu_times()[:2]) for p in actors]
+    (actor,) = [psutil.Process(r.worker.pid) for r in pool._remotes]
+
+    def worked():
+        before = sum(actor.cpu_times()[:2])
+        time.sleep(1.0)
+        return sum(actor.cpu_times()[:2]) - before
+
     rss = psutil.Process().memory_info().rss
-    time.sleep(1.0)
-    assert sum(sum(p.cpu_times()[:2]) for p in actors) - sum(work) < 0.1  # all wait for grants
+    assert in_time(lambda: worked() < 0.1)  # it waits for grants
     for _ in range(5):
         check_rows(take(pool, learner))
     assert pool.most_outstanding <= (16 if max_lag is None else 4)
-    assert pool.metrics()["actor_wait_s"] > 1.0
+    assert pool.metrics()["actor_wait_s"] > 0.5
     assert psutil.Process().memory_info().rss - rss < 8e6
 
 
@@ -229,17 +241,11 @@ def test_what_an_environment_started_ends_with_its_actor(run, tmp_path):
     pool.close()
     pids = [int(p.name.split("-")[1]) for p in tmp_path.glob("child-*")]
     assert len(pids) == 2
-    deadline = time.monotonic() + 1
-    while any(map(running, pids)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert gone(found(pids))
 
 
-def running(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def found(pids):
+    return [process for process in psutil.process_iter() if process.pid in pids]
 
 
 def test_actors_die_with_a_killed_parent(tmp_path):
@@ -247,19 +253,13 @@ def test_actors_die_with_a_killed_parent(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(here)!r})\nfrom runners import fakes\n"
     code += f"fakes.main({str(tmp_path)!r})"
     parent = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pids").exists():
-        assert time.monotonic() < deadline
-        assert parent.poll() is None
-        time.sleep(0.05)
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert all(map(running, pids))
+    assert in_time(lambda: (tmp_path / "pids").exists() or parent.poll() is not None, 60)
+    assert parent.poll() is None
+    actors = found([int(pid) for pid in (tmp_path / "pids").read_text().split()])
+    assert len(actors) == 2
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 2
-    while any(map(running, pids)):
-        assert time.monotonic() < deadline, "orphans"
-        time.sleep(0.02)
+    assert gone(actors), "orphans"
 
 
 def test_interrupted_and_strange_messages(run, caplog):
@@ -271,9 +271,13 @@ def test_interrupted_and_strange_messages(run, caplog):
             raise Interrupted
 
     pool, learner = run(Setup(2), num_actors=1, on_wait=on_wait)
+    pid = pool._remotes[0].worker.pid
+    os.kill(pid, signal.SIGSTOP)  # else there may be a batch before it was asked so often
+    assert stopped(pid)
     with pytest.raises(Interrupted):
         pool.fill()
-    assert max(b - a for a, b in itertools.pairwise(asked)) < 0.4
+    assert max(b - a for a, b in itertools.pairwise(asked)) < SOON
+    os.kill(pid, signal.SIGCONT)
     batch = take(pool, learner)
     check_rows(batch)
     remote = pool._remotes[0]

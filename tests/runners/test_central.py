@@ -17,6 +17,8 @@ from torchbeast.runners.async_ import ActorFailed
 from torchbeast.runners.inference import Central, Desk
 from torchbeast.runners.process import actor_seed
 
+SOON = 10.0  # seconds in which a death is noticed; what only hangs, after 60
+
 
 class GroupedSetup(Setup):
     def env(self, num_envs, seed, actor=0):
@@ -86,7 +88,7 @@ def test_a_killed_server_is_replaced_and_actors_go_on(run, caplog):
         again = pool._server.incarnation == 1 and pool._server.ready
         seen |= seeds(batch) if again else set()
     (record,) = caplog.records
-    assert record.created - killed_at < 1.0
+    assert record.created - killed_at < SOON
     assert "inference server" in record.message
     assert "ended: killed by SIGKILL; it starts again in" in record.message
     told = pool.metrics()
@@ -98,7 +100,8 @@ def test_a_killed_server_is_replaced_and_actors_go_on(run, caplog):
 @pytest.mark.parametrize("kind", ["act-raise", "act-hang"])
 def test_a_broken_server_is_made_anew(run, tmp_path, caplog, kind):
     setup = Setup(2, max_lag=0, fault=Fault(kind, tmp_path, at=30))
-    pool, learner = run(setup, central=Central(), step_timeout=3.0)
+    limit = {"step_timeout": 3.0} if kind == "act-hang" else {}
+    pool, learner = run(setup, central=Central(), **limit)
     while learner.version < 15:
         check_rows(take(pool, learner), served=True, forgets=True)
     (record,) = caplog.records
@@ -106,7 +109,7 @@ def test_a_broken_server_is_made_anew(run, tmp_path, caplog, kind):
         assert "raised an error; it starts again" in record.message
         assert "ZeroDivisionError: the ball left the universe" in record.message
     else:
-        assert record.created - (tmp_path / "0").stat().st_mtime < 5
+        assert record.created - (tmp_path / "0").stat().st_mtime < 3 + SOON
         assert "made no progress for 3 s (limit: --step_timeout; was serving)" in record.message
     assert "inference server (incarnation 0, seed" in record.message
     assert pool.metrics()["inference_restarts"] == 1
