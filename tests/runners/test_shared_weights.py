@@ -55,12 +55,11 @@ def test_a_reader_never_sees_a_torn_version():
             time.sleep(0.01)
         end = time.monotonic() + 2.0
         seen = [0]
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(set(seen)) <= 20:
             version = weights.fetch(model)
             assert model.values() == {version % 100}
             assert version >= seen[-1]
             seen.append(version)
-        assert len(set(seen)) > 20
         writer.connection.send("stop")
         last = writer.connection.recv()
     finally:

@@ -124,10 +124,10 @@ def test_a_call_that_is_not_due_is_cheap():
     display, _ = make(terminal=False)
     statistics = played()
     display.update(0, 0, statistics, METRICS)
-    start = time.perf_counter()
+    start = time.process_time()  # others may take the core meanwhile
     for _ in range(10_000):
         display.update(1, 1, statistics, METRICS)
-    assert (time.perf_counter() - start) / 10_000 < 20e-6
+    assert (time.process_time() - start) / 10_000 < 20e-6
 
 
 def test_numbers_and_times():

@@ -2,30 +2,28 @@ import mmap
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from torchbeast.tools import memory
+from torchbeast.tools import memory, timing
 from torchbeast.tools.timing import Timings
 
 
-def test_shares_of_marked_time():
+def test_shares_of_marked_time(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
     timings = Timings()
     assert timings.shares() == {}
-    time.sleep(0.05)
+    now[0] += 5
     timings.start()  # nobody's
     for _ in range(2):
-        time.sleep(0.01)
+        now[0] += 1
         timings.mark("env")
-        time.sleep(0.03)
+        now[0] += 3
         timings.mark("learn")
-    assert set(timings.shares()) == {"env", "learn"}
-    assert sum(timings.shares().values()) == pytest.approx(1)
-    assert timings.seconds["env"] >= 0.02
-    assert timings.seconds["learn"] > timings.seconds["env"]
-    assert sum(timings.seconds.values()) < 0.05 + 0.08
+    assert timings.seconds == {"env": 2, "learn": 6}
+    assert timings.shares() == {"env": 0.25, "learn": 0.75}
 
 
 def test_rss_sees_memory():
