@@ -132,7 +132,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 ) -> None:
     gate, code = tmp_path / "gate", tmp_path / "slow.py"
     code.write_text(ENVIRONMENT.format(gate=str(gate)))
-    flags = ["--env", f"{code}:make_slow", "--seeds", "2"]
+    # Half a minute until the gate opens: else a run may be over before it is stopped.
+    flags = ["--env", f"{code}:make_slow", "--seeds", "2", "--total_steps", "1500"]
     folder = tmp_path / "s"
     with going_on(tmp_path, *flags) as process:
         assert sweep(tmp_path, *flags) == 6  # it goes on already

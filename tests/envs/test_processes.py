@@ -54,7 +54,7 @@ def test_killed_worker_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     env.send(NO_ACTION)
     with pytest.raises(EnvError, match=r"died: killed by SIGKILL, after 1 restarts"):
         env.recv()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30  # not after --step_timeout
     with pytest.raises(EnvError, match="cannot go on"):
         env.send(NO_ACTION)
     env.close()
@@ -62,7 +62,7 @@ def test_killed_worker_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_hung_worker_is_replaced(tmp_path: pathlib.Path) -> None:
-    env = make(kind="hang", at_step=2, marker=str(tmp_path / "hung"), step_timeout=0.5)
+    env = make(kind="hang", at_step=2, marker=str(tmp_path / "hung"), step_timeout=2.0)
     env.reset()
     firsts = []
     for _ in range(3):

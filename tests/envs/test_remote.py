@@ -109,7 +109,7 @@ def test_one_that_is_away_is_named_and_not_waited_for(
 ) -> None:
     told: list[bool] = []
     with served(COUNTING, address, on_done=lambda: told.append(True)):
-        remote.say_done([f"{address}.gone", address], connect_timeout=0.5)
+        remote.say_done([f"{address}.gone", address], connect_timeout=2.0)
     assert told == [True]
     assert f"{address}.gone was not told" in caplog.text
 
@@ -239,7 +239,7 @@ def test_a_full_server_is_not_waited_for(address: str, monkeypatch: pytest.Monke
         began = time.monotonic()
         with pytest.raises(EnvError, match="raise --max_streams"):
             RemoteEnv(address, 1, 0, connect_timeout=50)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         env.close()
 
 

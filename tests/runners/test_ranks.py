@@ -33,7 +33,7 @@ def test_a_killed_rank_ends_the_run_with_a_checkpoint(tmp_path: pathlib.Path) ->
 
     with pytest.raises(RankFailed, match=r"learner-1 ended \(killed by SIGKILL\)"):
         train(ranks(tmp_path), after)
-    assert time.monotonic() - began[0] < 10
+    assert time.monotonic() - began[0] < 60  # a frozen one is noticed after 5 minutes
     assert checkpoint.load(tmp_path / "run").step >= 5 * BATCH
     assert not dist.is_initialized()
 
@@ -60,7 +60,7 @@ def test_a_rank_that_cannot_start_is_told(tmp_path: pathlib.Path) -> None:
             train(config)
     finally:
         del os.environ["FAULT_PARENT"]
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 100  # rank 0 waits 2 minutes for one that starts
 
 
 def test_divergence_is_no_broken_connection(
