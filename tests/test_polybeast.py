@@ -250,7 +250,7 @@ def test_servers_wait_for_a_learner_that_comes_back(tmp_path: pathlib.Path) -> N
     with ended(first, servers):
         soon(lambda: updates(run) > 3, first)
         first.send_signal(signal.SIGINT)
-        out, _ = first.communicate(timeout=30)
+        out, _ = first.communicate(timeout=PATIENCE)
         assert first.returncode == 130, out
         assert "continue with: the same command and --xpid x" in out
         assert "Traceback" not in out
@@ -262,7 +262,7 @@ def test_servers_wait_for_a_learner_that_comes_back(tmp_path: pathlib.Path) -> N
             assert second.returncode == 0, out
             assert "continues at step" in out
             assert f"{steps:,} steps" in out
-            out, _ = servers.communicate(timeout=30)  # of which one had no actor
+            out, _ = servers.communicate(timeout=PATIENCE)  # of which one had no actor
             assert servers.returncode == 0, out
             assert out.count("CartPole-v1 at 127.0.0.1:") == 3
 
@@ -283,7 +283,7 @@ def test_a_killed_server_is_replaced_and_ctrl_c_ends_all(tmp_path: pathlib.Path)
         soon(lambda: updates(run) > before + 20, both)
         family = psutil.Process(both.pid).children(recursive=True)
         both.send_signal(signal.SIGINT)
-        out, _ = both.communicate(timeout=30)
+        out, _ = both.communicate(timeout=PATIENCE)
         assert both.returncode == 130, out
         for text in ("p.0: killed by SIGKILL; starting another server", "connecting again"):
             assert text in log.read_text()

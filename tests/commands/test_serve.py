@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from processes import workers
+from processes import stopped, workers
 
 from torchbeast import cli, envs
 from torchbeast.commands.servers import Servers, Serving, address_of
@@ -99,6 +99,7 @@ def test_a_server_that_gives_no_sign_of_life_is_replaced(tmp_path: pathlib.Path)
         [server] = servers._servers
         assert server.worker is not None
         psutil.Process(server.worker.pid).suspend()
+        assert stopped(server.worker.pid)
         server.messages()
         server.silent = 1e9
 

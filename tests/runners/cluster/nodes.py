@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from processes import free_ports
+from processes import busy, free_ports
 
 ROOT = pathlib.Path(__file__).parents[3]
 STORE = str(100_000_000)  # bytes of shared memory of each node
@@ -148,12 +148,16 @@ class Training:
     def interrupt(self) -> int:
         """Returns the exit code after a Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return self.end(40)
+        return self.end(40 * busy())
 
 
 def until(condition: Callable[[], Any], seconds: float, told: Callable[[], str]) -> None:
-    """Waits for ``condition``; fails with what was ``told`` if it takes longer than ``seconds``."""
+    """Waits for ``condition``; fails with what was ``told`` if it takes longer than ``seconds``.
+
+    On a busy machine it may take longer.
+    """
+    seconds *= busy()
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited for {seconds} s: {told()}"
+        assert time.monotonic() < end, f"waited for {seconds:.0f} s: {told()}"
         time.sleep(0.1)
