@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 
 import pytest
+from processes import in_time
 from runners.test_run import PROBES
 
 from torchbeast import cli
@@ -48,7 +49,7 @@ def test_numbers_fit_together(flags: list[str], capsys: pytest.CaptureFixture[st
     assert told["settings"]["env"] == "CartPole-v1"
     assert told["settings"]["network"] == "mlp"
     assert {"cpu_model", "cpu_allowed", "torch", "load_average"} <= told["machine"].keys()
-    assert multiprocessing.active_children() == []
+    assert in_time(lambda: multiprocessing.active_children() == [])
 
 
 def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from processes import stopped, workers
+from processes import in_time, stopped, workers
 
 from torchbeast import cli, envs
 from torchbeast.commands.servers import Servers, Serving, address_of
@@ -57,8 +57,8 @@ def test_a_run_outlives_a_server(tmp_path: pathlib.Path) -> None:
     with serving(address, "--num_servers", "2") as servers:
         # From the start, for the run must begin with one that is about to go.
         command = [sys.executable, "-m", "torchbeast.cli", "train", "impala", *TRAIN, *QUIET]
-        command += ["--env_servers", *where, "--num_envs", "4", "--total_steps", "6000"]
-        command += ["--savedir", str(tmp_path), "--xpid", "served", "--log_interval", "0.1"]
+        command += ["--env_servers", *where, "--num_envs", "4", "--total_steps", "12000"]
+        command += ["--savedir", str(tmp_path), "--xpid", "served", "--log_interval", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
             log = tmp_path / "served" / "logs.csv"
             deadline = time.monotonic() + 60
@@ -71,7 +71,8 @@ def test_a_run_outlives_a_server(tmp_path: pathlib.Path) -> None:
             out, _ = run.communicate(timeout=90)
             assert run.returncode == 0, out
         assert "evaluation: mean return" in out
-        assert len(workers(servers.pid)) >= 2  # another took its place
+        assert "connecting again" in (tmp_path / "served" / "out.log").read_text()
+        assert in_time(lambda: len(workers(servers.pid)) >= 2, 60)  # another took its place
     assert not list(tmp_path.glob("s.*[0-9]"))  # no socket stays behind
     # What was served has the same name here: no server is needed to see it play.
     assert cli.main(["eval", "served", "--episodes", "1", "--savedir", str(tmp_path)]) == 0
