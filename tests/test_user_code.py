@@ -1,6 +1,7 @@
 """References to the user's own code lead to it, or to an error that says what is wrong."""
 
 import pickle
+import sys
 
 import pytest
 
@@ -8,7 +9,8 @@ from torchbeast.user_code import is_reference, load
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torchbeast_file_mine", raising=False)  # of another test
     path = tmp_path / "mine.py"
     path.write_text("class Thing:\n    pass\n\nANSWER = 42\n")
     return path
