@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,10 @@ STORE = str(100_000_000)  # bytes of shared memory of each node
 class Nodes:
     """A cluster with a token: its head, without CPUs, and the nodes that are added."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self) -> None:
+        # Not below pytest's folder: Ray's sockets allow paths of 107 bytes.
+        self._temporary = tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True)
+        folder = pathlib.Path(self._temporary.name)
         self.token = folder / "token"
         self.token.write_text(secrets.token_hex())
         self._folder = folder
@@ -76,6 +80,7 @@ class Nodes:
         for node in reversed(list(self.running)):
             if node.poll() is None:
                 self.kill(node)
+        self._temporary.cleanup()
 
     def train(self, savedir: pathlib.Path, *flags: str, address: bool = True) -> Training:
         """Returns a run on this cluster, just started."""

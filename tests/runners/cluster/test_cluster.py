@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -26,15 +25,13 @@ FOREVER = ("--total_steps", "1000M", "--checkpoint_interval", "1")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    # Not below pytest's folder: Ray's sockets allow paths of 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
-        nodes = Nodes(pathlib.Path(folder))
-        try:
-            nodes.start()
-            nodes.start()
-            yield nodes
-        finally:
-            nodes.close()
+    nodes = Nodes()
+    try:
+        nodes.start()
+        nodes.start()
+        yield nodes
+    finally:
+        nodes.close()
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ class Swept:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_on_nodes(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    nodes = Nodes(tmp_path_factory.mktemp("n"))  # names of sockets must be short
+def test_a_sweep_on_nodes(tmp_path: pathlib.Path) -> None:
+    nodes = Nodes()
     try:
         first = nodes.start()
         too_large = Swept(nodes, tmp_path, "large", "--cpus_per_run", "2")
