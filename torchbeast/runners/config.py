@@ -142,7 +142,7 @@ class OutputConfig:
     keep_checkpoints: int = 3
     """Newest checkpoints that are kept, besides the best."""
     log_interval: float = 1.0
-    """Seconds between rows of logs.csv; 0: a row for each update."""
+    """Seconds between rows of logs.csv; 0: a row for each update (of a replay, for each step)."""
     eval_interval: Count = 0
     """Steps between evaluations on separate environments; 0: at the end only."""
     eval_episodes: int = 10
