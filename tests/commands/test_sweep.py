@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from processes import in_time
 
 from torchbeast import cli
 from torchbeast.tools.run_directory import read_meta
@@ -159,11 +160,8 @@ def test_runs_of_a_sweep_that_was_killed_save_and_leave(tmp_path: pathlib.Path) 
     with going_on(tmp_path, "--env", f"{code}:make_slow", "--seeds", "1") as process:
         process.kill()
         process.wait()
-        run, deadline = tmp_path / "s" / "impala-seed1", time.monotonic() + 60
-        while not read_meta(run).get("date_end"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    assert "stopped and saved" in (run / "console.log").read_text()
+        console = tmp_path / "s" / "impala-seed1" / "console.log"
+        assert in_time(lambda: "stopped and saved" in console.read_text(), 60), console.read_text()
 
 
 @pytest.mark.slow
