@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import psutil
@@ -50,7 +50,7 @@ def in_time(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
     return True
 
 
-def gone(processes: Iterable[psutil.Process]) -> bool:
+def gone(processes: Collection[psutil.Process]) -> bool:
     """Returns whether all end soon; multiprocessing's tracker is the last."""
     return in_time(lambda: not any(map(running, processes)))
 

@@ -158,6 +158,25 @@ def test_the_games_of_a_dropped_rollout_do_not_count(tmp_path: pathlib.Path) -> 
         assert source.episodes() == []
 
 
+def test_the_games_of_rollouts_that_wait_do_not_count(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_left = 2 * BATCH + T + 3  # one rollout waits, another is cut off
+
+    def on_wait(run: Run) -> None:
+        nonlocal rows_left
+        rows_left -= 1
+        if rows_left < 0:
+            raise Interrupted
+
+    monkeypatch.setattr(Run, "_on_wait", on_wait)
+    config = make(tmp_path, env={"env": f"{PROBES}:counting"}, system={"num_envs": 1})
+    assert train(config).steps == 2 * BATCH
+    with (tmp_path / "run" / "episodes.csv").open() as file:
+        assert [int(game["length"]) for game in csv.DictReader(file)] == [3, 4, 5]  # not 6
+    assert checkpoint.load(tmp_path / "run").state["statistics"]["episodes"] == 3
+
+
 @pytest.mark.parametrize("use_lstm", [False, True])
 def test_a_resumed_run_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, use_lstm: bool

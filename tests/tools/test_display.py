@@ -1,4 +1,5 @@
 import io
+import logging
 import time
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from torchbeast.envs.vector import Episode
 from torchbeast.tools import display as module
-from torchbeast.tools.display import Display
+from torchbeast.tools.display import Display, Warnings
 from torchbeast.tools.statistics import EpisodeStatistics
 
 METRICS = {"total_loss": -12.3, "pg_loss": -0.012, "policy_lag": 1.25, "grad_norm": 0.8}
@@ -128,6 +129,18 @@ def test_a_call_that_is_not_due_is_cheap():
     for _ in range(10_000):
         display.update(1, 1, statistics, METRICS)
     assert (time.process_time() - start) / 10_000 < 20e-6
+
+
+def test_a_warning_that_cannot_be_printed_ends_no_run():
+    file = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    warnings = Warnings(Display("x", 1, Path("run"), Console(file=file)))
+    log = logging.getLogger("torchbeast")
+    try:
+        log.warning("from a game: \udcff")
+    finally:
+        warnings.close()
+    file.flush()
+    assert file.buffer.getvalue() == b"warning: from a game: \\udcff\n"
 
 
 def test_numbers_and_times():

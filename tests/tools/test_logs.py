@@ -14,7 +14,6 @@ import pytest
 from torchbeast.envs.vector import Episode
 from torchbeast.tools import tables
 from torchbeast.tools.logs import RunLog, read_curve, seconds_run
-from torchbeast.tools.run_directory import TIME_FORMAT
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -261,10 +260,15 @@ def test_seconds_in_which_a_run_ran(tmp_path, monkeypatch):
     run.close()
     monkeypatch.undo()
     assert seconds_run(tmp_path) == 320
-    dates = [time.strftime(TIME_FORMAT, time.localtime(start + at)) for at in (0, 605, 618, 900)]
+    dates = [
+        time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(start + at))
+        for at in (0, 605, 618, 900)
+    ]
     meta = {"date_start": dates[0], "resumed": dates[1:]}
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     assert seconds_run(tmp_path) == 600 + 2 + 2
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"date_start": None}))
+    assert seconds_run(tmp_path) == 320
 
 
 def test_read_curve_of_the_ancestor(tmp_path):

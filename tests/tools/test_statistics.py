@@ -29,6 +29,12 @@ def test_means_since_the_last_row_and_over_the_last_hundred():
     again = statistics.take()
     assert math.isnan(again["mean_episode_return"])
     assert again["mean_return_100"] == pytest.approx((sum(range(51, 150)) + 7) / 100)
+    statistics.add([episode(1.0)])
+    assert statistics.take()["mean_episode_return"] == 1
+    statistics.add([episode(4.0)])
+    assert statistics.take(same_row=True)["mean_episode_return"] == 2.5
+    assert statistics.take(same_row=True)["mean_episode_return"] == 2.5
+    assert math.isnan(statistics.take()["mean_episode_return"])
 
 
 def test_luck_at_the_start_is_no_score():

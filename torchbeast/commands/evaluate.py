@@ -36,7 +36,7 @@ class EvalFlags:
     explore: bool = False
     """Sample actions as in training; else the most probable ones."""
     best: bool = False
-    """Take the checkpoint with the best mean return of 100 games instead of the newest."""
+    """Take the checkpoint with the best mean return of 100 games (of fewer: the newest)."""
     json: bool = False
     """Print the games as JSON."""
     max_steps: int = 30_000
@@ -56,7 +56,7 @@ class PlayFlags:
     explore: bool = False
     """Sample actions as in training; else the most probable ones."""
     best: bool = False
-    """Take the checkpoint with the best mean return of 100 games instead of the newest."""
+    """Take the checkpoint with the best mean return of 100 games (of fewer: the newest)."""
     max_steps: int = 3_000
     """Stop after so many agent steps."""
     fps: int = 30

@@ -193,9 +193,10 @@ def _run(jobs: Sequence[Job], place: Place, retries: int, folder: Path, title: s
                 sweeps.conduct(sweep, place, stop, table.update)
             finally:
                 table.close()
+            code = stop.exit_code
             _tell_results(folder, sweep.statuses, title)  # a Ctrl-C now does not lose them
         failed = any(status.state == "failed" for status in sweep.statuses)
-        return stop.exit_code or (FAILED if failed else 0)
+        return code or (FAILED if failed else 0)
     finally:
         os.close(lock)
 

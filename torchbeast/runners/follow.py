@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import traceback
 from collections import deque
@@ -28,6 +29,8 @@ from torchbeast.runners.source import Interrupted
 MOST_WARNINGS = 100  # between two reports
 PATIENCE = 1.0  # seconds between two looks, in the middle of acting, whether the run is over
 
+Warnings = deque[tuple[int, str]]  # level and text of each that rank 0 was not told
+
 
 def follow(
     config: RunConfig, rank: int, address: str, on_joined: Callable[[], None] | None = None
@@ -45,29 +48,35 @@ def follow(
         Disconnected: rank 0 never came.
     """
     size = config.system.num_learners
+    # What is warned of here is told there, where a person looks; a flood loses its oldest.
+    warnings: Warnings = deque(maxlen=MOST_WARNINGS)
+    LogTo(lambda level, text: warnings.append((level, text)))
     meeting = Meeting(address, rank, size)
     try:
         meeting.join(device(config.system, rank))
         if on_joined is not None:
             on_joined()
-        _learn(config, rank, meeting)
+        _learn(config, rank, meeting, warnings)
     except Interrupted:  # the run is over
         pass
     except Disconnected as error:
         if meeting.failure() is None and not _over(meeting):
             raise RankFailed(f"learner {rank} of {size} is left alone: {error}") from error
     except (Exception, SystemExit) as error:
-        text = f"learner {rank} of {size} failed:\n{traceback.format_exc()}"
+        before = "".join(f"{text}\n" for _, text in warnings)
+        text = f"learner {rank} of {size} failed:\n{before}{traceback.format_exc()}"
         meeting.fail(text)
         raise RankFailed(text) from error
     finally:
         meeting.close()
 
 
-def _learn(config: RunConfig, rank: int, meeting: Meeting) -> None:
-    # What is warned of here is told there, where a person looks; a flood loses its oldest.
-    warnings: deque[tuple[int, str]] = deque(maxlen=MOST_WARNINGS)
-    LogTo(lambda level, text: warnings.append((level, text)))
+def log_to_stderr() -> None:
+    """Shows warnings here, too: rank 0 hears of them between two updates, if it ever does."""
+    logging.getLogger("torchbeast").addHandler(logging.StreamHandler())
+
+
+def _learn(config: RunConfig, rank: int, meeting: Meeting, warnings: Warnings) -> None:
     start = broadcast_state()
     first = acting_of(config, rank).first
     algorithm, source, learner = build(config, rank, start["steps"], _Watch(meeting))

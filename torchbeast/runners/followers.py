@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from torchbeast.data.process import Worker
 from torchbeast.runners.checks import ConfigError
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.follow import follow
+from torchbeast.runners.follow import follow, log_to_stderr
 from torchbeast.runners.meeting import RankFailed
 
 
@@ -129,6 +129,7 @@ class Torchrun(NamedTuple):
 
     def follow(self, config: RunConfig) -> None:
         """Runs this process as learner ``rank`` above 0. Raises as ``follow`` does."""
+        log_to_stderr()
         follow(config, self.rank, self.address, _leave_signals_to_rank_0)
 
 

@@ -145,7 +145,7 @@ class Run:
 
     def finish(self) -> Result:
         """Returns the result after the last evaluation, row and checkpoint."""
-        self._tell_episodes()  # other learners told theirs at the last turn
+        self._tell_last_episodes()
         steps = self.learner.steps
         wanted = self.config.output.eval_episodes and not self.stop.requested
         if wanted and self.evaluation.step != steps:
@@ -164,7 +164,7 @@ class Run:
         """Writes the last row, and saves what was learned if the weights are still good."""
         _log.error("the run failed", exc_info=True)
         try:
-            self._tell(self.ranks.episodes())  # those of updates that were made
+            self._tell_last_episodes()
             self._write_row()
         except Exception as error:
             _log.warning("no last row after the failure: %s", error)
@@ -217,6 +217,13 @@ class Run:
     def _tell_episodes(self) -> None:
         self._tell(self.source.episodes() + self.ranks.episodes())
 
+    def _tell_last_episodes(self) -> None:
+        # Other learners told theirs at the last turn, unless the run was cut off.
+        episodes = self.ranks.episodes()
+        if not self.source.buffer.waiting():  # else some are of rollouts that nobody learned from
+            episodes += self.source.episodes()
+        self._tell(episodes)
+
     def _tell(self, episodes: list[Episode]) -> None:
         self.statistics.add(episodes)
         self.log.episodes(episodes, self.learner.steps)
@@ -226,10 +233,11 @@ class Run:
         metrics = self.learner.metrics()
         if not metrics and not self._evaluated and not self._more_to_tell():
             return
+        same_row = self._told[0] == self.learner.steps
         self._told = (self.learner.steps, self.statistics.episodes)
         shares = self.timings.shares()
         row: dict[str, float] = {"step": self.learner.steps, "updates": self.learner.version}
-        row |= self.statistics.take() | metrics | self.source.metrics() | self._evaluated
+        row |= self.statistics.take(same_row) | metrics | self.source.metrics() | self._evaluated
         row |= {f"time_{stage}": share for stage, share in shares.items()}
         self._evaluated = {}
         self.log.log(row | {"rss_gb": rss() / 1e9})

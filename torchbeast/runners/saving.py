@@ -83,7 +83,7 @@ class Saving:
         return time.monotonic() - self._last_save >= self._config.output.checkpoint_interval
 
     def save(self, acting: bool = True) -> None:
-        """Writes a checkpoint and model.tar, unless this step has one already.
+        """Writes a checkpoint and model.tar, unless nothing came since the last one.
 
         Without ``acting``, a run that continues from there begins new episodes.
 

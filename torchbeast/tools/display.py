@@ -82,7 +82,9 @@ class Display:
         self._live.update(self.panel(steps, updates, statistics, metrics, shares), refresh=True)
 
     def note(self, text: str) -> None:
-        """Prints a line above the panel."""
+        """Prints a line above the panel; signs that cannot be printed are escaped."""
+        encoding = self.console.encoding
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
         self.console.print(text, markup=False, soft_wrap=True)
 
     def close(self, text: str | None = None) -> None:

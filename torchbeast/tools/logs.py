@@ -14,7 +14,7 @@ import numpy as np
 
 from torchbeast.envs.vector import Episode
 from torchbeast.tools.files import StorageError
-from torchbeast.tools.run_directory import TIME_FORMAT, read_meta
+from torchbeast.tools.run_directory import read_meta
 from torchbeast.tools.tables import LineFile, csv_line, read_table, rows_until, table_text
 
 _FIRST_FIELDS = ["_tick", "_time"]  # as the ancestor's
@@ -218,15 +218,18 @@ def _open_events(path: Path, resume_step: int) -> Any:
 def seconds_run(run: Path) -> float:
     """Returns the seconds in which a run ran: from each of its starts to the last row after it.
 
-    Where ``meta.json`` tells no starts, from the first row to the last.
+    Where ``meta.json`` does not tell the starts, from the first row to the last.
     """
     fields, rows = read_table(run / "logs.csv", run / "fields.csv")
     if not rows:
         return 0.0
     times = np.array([float(row[fields.index("_time")]) for row in rows])
     meta = read_meta(run)
-    told = [meta["date_start"], *meta.get("resumed", [])] if "date_start" in meta else []
-    starts = [datetime.strptime(text, TIME_FORMAT).timestamp() for text in told] or [times[0]]
+    try:
+        told = [meta["date_start"], *meta["resumed"]]
+        starts = [datetime.fromisoformat(date).timestamp() for date in told]
+    except (KeyError, TypeError, ValueError):
+        starts = [times[0]]
     ends = zip(starts, [*starts[1:], math.inf], strict=True)
     return sum(float(times[times < end].max(initial=start)) - start for start, end in ends)
 

@@ -23,7 +23,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_SAVEDIR = "~/logs/torchbeast"
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # of the dates in meta.json
 _log = logging.getLogger("torchbeast")
 
 
@@ -243,4 +242,4 @@ def _storage_errors(savedir: Path) -> Iterator[None]:
 
 
 def _now() -> str:
-    return time.strftime(TIME_FORMAT)
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

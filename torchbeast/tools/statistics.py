@@ -24,6 +24,8 @@ class EpisodeStatistics:
         self._lengths: deque[int] = deque(maxlen=WINDOW)
         self._new_returns: list[float] = []
         self._new_lengths: list[int] = []
+        self._row_returns: list[float] = []
+        self._row_lengths: list[int] = []
 
     def add(self, episodes: list[Episode]) -> None:
         """Counts the episodes that ended."""
@@ -54,16 +56,22 @@ class EpisodeStatistics:
         """The mean length of the last 100 episodes; nan before the first."""
         return _mean(self._lengths)
 
-    def take(self) -> dict[str, float]:
-        """Returns the columns of a log row, and begins the next: means are nan without episodes."""
-        row = {
-            "mean_episode_return": _mean(self._new_returns),
+    def take(self, same_row: bool = False) -> dict[str, float]:
+        """Returns the columns of a log row: means since the last row are nan without episodes.
+
+        With ``same_row``, it is the last row once more, with what came since.
+        """
+        if not same_row:
+            self._row_returns, self._row_lengths = [], []
+        self._row_returns += self._new_returns
+        self._row_lengths += self._new_lengths
+        self._new_returns, self._new_lengths = [], []
+        return {
+            "mean_episode_return": _mean(self._row_returns),
             "mean_return_100": self.mean_return,
-            "mean_episode_step": _mean(self._new_lengths),
+            "mean_episode_step": _mean(self._row_lengths),
             "episodes": self.episodes,
         }
-        self._new_returns, self._new_lengths = [], []
-        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all of it as plain data."""

@@ -8,7 +8,7 @@ from typing import Any
 from torchbeast import user_code
 from torchbeast.runners.cluster.told import full_text
 from torchbeast.runners.config import RunConfig
-from torchbeast.runners.follow import follow
+from torchbeast.runners.follow import follow, log_to_stderr
 
 
 class ClusterFollowers:
@@ -67,4 +67,5 @@ class _Learner:
 
     def follow(self, rank: int, address: str) -> None:
         """Learns until rank 0 ends the run."""
+        log_to_stderr()
         follow(self._config, rank, address)
