@@ -206,7 +206,7 @@ def lock_file(path: Path) -> int:
 
 
 def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(
         logging.Formatter("[%(levelname)s %(asctime)s %(process)d %(module)s] %(message)s")
     )
