@@ -277,11 +277,14 @@ def test_a_run_that_goes_on_is_left_alone(run: Run, tmp_path: pathlib.Path) -> N
     from torchbeast.tools.run_directory import RunDirectory
 
     train(run)
-    with RunDirectory(tmp_path, "first"):
+    with RunDirectory(tmp_path, "first") as directory:
+        assert "has not ended" in run("list", "runs", "--savedir", str(tmp_path))[1]
         refused(run("train", "impala", *CARTPOLE, "--xpid", "first"), "alone", code=6)
         fresh = run("train", "impala", *CARTPOLE, "--xpid", "first", "--restart", "fresh")
         refused(fresh, "alone", code=6)
         assert not (tmp_path / "first.1").exists()
+        directory.close(successful=False)
+    assert "stopped 20" in run("list", "runs", "--savedir", str(tmp_path))[1]
 
 
 def test_settings_have_types(tmp_path: pathlib.Path) -> None:

@@ -116,5 +116,6 @@ def _networks() -> None:
 def _runs(savedir: str) -> None:
     for path in run_directory.list_runs(savedir):
         meta = run_directory.read_meta(path)
-        state = "finished" if meta.get("successful") else meta.get("date_end") or "not finished"
+        ended = f"stopped {meta['date_end']}" if meta.get("date_end") else "has not ended"
+        state = "finished" if meta.get("successful") else ended
         print(f"  {path.name:32} {meta.get('date_start', '?')}  {state}")
