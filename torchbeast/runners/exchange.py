@@ -63,10 +63,7 @@ def gather_reports(own: Report | None = None) -> dict[int, Report]:
     for other, (part, length) in enumerate(zip(parts or (), lengths.tolist(), strict=False)):
         if length:
             episodes, warnings = json.loads(part.numpy().tobytes())
-            found[other] = Report(
-                [Episode(*episode) for episode in episodes],
-                [(level, text) for level, text in warnings],
-            )
+            found[other] = Report([Episode(*episode) for episode in episodes], warnings)
     return found
 
 

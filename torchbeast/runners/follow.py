@@ -29,8 +29,6 @@ from torchbeast.runners.source import Interrupted
 MOST_WARNINGS = 100  # between two reports
 PATIENCE = 1.0  # seconds between two looks, in the middle of acting, whether the run is over
 
-Warnings = deque[tuple[int, str]]  # level and text of each that rank 0 was not told
-
 
 def follow(
     config: RunConfig, rank: int, address: str, on_joined: Callable[[], None] | None = None
@@ -49,7 +47,7 @@ def follow(
     """
     size = config.system.num_learners
     # What is warned of here is told there, where a person looks; a flood loses its oldest.
-    warnings: Warnings = deque(maxlen=MOST_WARNINGS)
+    warnings: deque[tuple[int, str]] = deque(maxlen=MOST_WARNINGS)
     LogTo(lambda level, text: warnings.append((level, text)))
     meeting = Meeting(address, rank, size)
     try:
@@ -76,7 +74,9 @@ def log_to_stderr() -> None:
     logging.getLogger("torchbeast").addHandler(logging.StreamHandler())
 
 
-def _learn(config: RunConfig, rank: int, meeting: Meeting, warnings: Warnings) -> None:
+def _learn(
+    config: RunConfig, rank: int, meeting: Meeting, warnings: deque[tuple[int, str]]
+) -> None:
     start = broadcast_state()
     first = acting_of(config, rank).first
     algorithm, source, learner = build(config, rank, start["steps"], _Watch(meeting))

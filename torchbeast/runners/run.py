@@ -168,7 +168,10 @@ class Run:
             self._write_row()
         except Exception as error:
             _log.warning("no last row after the failure: %s", error)
-        self.saving.save_after_failure()
+        try:
+            self.saving.save(acting=False)  # the state of what failed would fail again
+        except Exception as error:
+            _log.warning("no checkpoint after the failure: %s", error)
 
     def close(self) -> None:
         """Ends processes, environments and files; every part, whatever another one does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -15,8 +14,6 @@ from torchbeast.runners.source import Source
 from torchbeast.tools import checkpoint
 from torchbeast.tools.state import capture_rng, restore_rng
 from torchbeast.tools.statistics import EpisodeStatistics
-
-_log = logging.getLogger("torchbeast")
 
 
 class Saving:
@@ -121,13 +118,6 @@ class Saving:
         )
         self._saved = now
         self._replay.forget_others(learner.steps)
-
-    def save_after_failure(self) -> None:
-        """Saves what was learned, if the weights are still good."""
-        try:
-            self.save(acting=False)  # the state of what failed would fail again
-        except Exception as error:
-            _log.warning("no checkpoint after the failure: %s", error)
 
 
 def _flags(settings: dict[str, Any]) -> dict[str, Any]:
